@@ -1,0 +1,331 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Limits of consuming.
+const (
+	PullWaitMsMax      = 20_000
+	PullMessagesMax    = PollRecordsMax
+	AckTokensMax       = 1000
+	NackDelayMsMax     = 86_400_000
+	NackErrorMax       = 2000
+	ExtendMsMin        = 1000
+	ExtendMsMax        = SessionTimeoutMsMax
+	retryDelayCapMs    = 3_600_000
+	pullMessagesByWish = 50
+)
+
+// Pull asks for messages on behalf of a subscription's consumer.
+type Pull struct {
+	SubscriptionID string
+	// MessagesMax is at most the subscription's maxPollRecords; nil is 50 or
+	// maxPollRecords, whichever is less.
+	MessagesMax *int
+	// WaitMs is how long to wait for a first message.
+	WaitMs int
+}
+
+// Pulled is a message in the consumer's hands, with the token that settles it.
+type Pulled struct {
+	events.Leased
+
+	AckToken string
+	// LeaseExpiresAtMs is when the message goes to another consumer, in ms since
+	// 1970, by the log's clock.
+	LeaseExpiresAtMs int64
+}
+
+// decidePull checks a pull against its subscription.
+func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
+	if s.Created.Status != StatusActive {
+		return 0, refuse(CodeConsumerError, "subscription is %s", s.Created.Status)
+	}
+	var v check
+	messagesMax = min(pullMessagesByWish, s.Created.MaxPollRecords)
+	if c.MessagesMax != nil {
+		messagesMax = *c.MessagesMax
+		v.between(int64(messagesMax), 1, int64(s.Created.MaxPollRecords), "maxMessages")
+	}
+	v.between(int64(c.WaitMs), 0, PullWaitMsMax, "waitMs")
+	return messagesMax, v.refusal()
+}
+
+// Pull leases messages to the subscription's consumer for sessionTimeoutMs.
+func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulled, error) {
+	for range decideAgainMax {
+		s, shard, err := d.subscription(ctx, caller, cmd.SubscriptionID)
+		if err != nil {
+			return nil, err
+		}
+		most, err := decidePull(s, cmd)
+		if err != nil {
+			return nil, err
+		}
+		lease := time.Duration(s.Created.SessionTimeoutMs) * time.Millisecond
+		leased, err := d.store.Lease(ctx, events.LeaseRequest{
+			Shard: shard, TopicID: s.Created.TopicID, Partitions: s.Partitions, Group: s.Created.ConsumerGroup,
+			Consumer: s.Created.ConsumerName, SubscriptionID: cmd.SubscriptionID, SubscriptionVersion: s.Version,
+			MessagesMax: most, BytesMax: d.cfg.PullBytesMax, For: lease,
+		}, time.Duration(cmd.WaitMs)*time.Millisecond)
+		if errors.Is(err, events.ErrStale) {
+			d.store.Forget(cmd.SubscriptionID)
+			continue
+		}
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		pulled := make([]Pulled, len(leased))
+		for i, m := range leased {
+			pulled[i] = Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + lease.Milliseconds(), AckToken: d.tokens.seal(delivery{
+				SubscriptionID: cmd.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
+				Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
+			})}
+		}
+		return pulled, nil
+	}
+	return nil, tooBusy()
+}
+
+// Settled is what became of one ack token: Err, or Status.
+type Settled struct {
+	AckToken string
+	// Status is acked, retrying, dead_letter or extended.
+	Status           string
+	LeaseExpiresAtMs int64
+	Err              error
+}
+
+// Ack says that messages were processed. It answers for every token, in order,
+// once the log has the events: losing one costs a redelivery, never a message.
+func (d *Dispatcher) Ack(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string) ([]Settled, error) {
+	return d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
+		return events.MessageConsumed{Delivery: s.delivery(t)}, "acked"
+	})
+}
+
+// Nack asks for another attempt at messages.
+type Nack struct {
+	SubscriptionID string
+	AckTokens      []string
+	// DelayMs overrides the subscription's backoff.
+	DelayMs *int64
+	// Error is the consumer's reason, kept with the attempt.
+	Error string
+}
+
+// Nack says that messages could not be processed: they are tried again after a
+// delay, or dead-lettered where no attempt is left.
+func (d *Dispatcher) Nack(ctx context.Context, caller Caller, cmd Nack) ([]Settled, error) {
+	var v check
+	if cmd.DelayMs != nil {
+		v.between(*cmd.DelayMs, 0, NackDelayMsMax, "delayMs")
+	}
+	v.short(cmd.Error, "error", NackErrorMax)
+	if err := v.refusal(); err != nil {
+		return nil, err
+	}
+	return d.settle(ctx, caller, cmd.SubscriptionID, cmd.AckTokens, func(s Subscription, t delivery) (events.Event, string) {
+		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Rand: d.cfg.Rand()})
+		return e, failureStatus(e)
+	})
+}
+
+func failureStatus(e events.Event) string {
+	if _, dead := e.(events.MessageDeadLettered); dead {
+		return "dead_letter"
+	}
+	return "retrying"
+}
+
+// failure is why an attempt failed and what the consumer wishes.
+type failure struct {
+	Reason, Error string
+	DelayMs       *int64
+	Rand          float64
+}
+
+// decideFailure gives a failed attempt its consequence: another attempt after
+// retryDelayMs·2^n with full jitter, at most an hour, or none.
+func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
+	if a.Attempt > s.Created.MaxRetryAttempts {
+		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error}
+	}
+	var delay int64
+	if f.DelayMs != nil {
+		delay = *f.DelayMs
+	} else {
+		ceiling := math.Min(float64(s.Created.RetryDelayMs)*math.Pow(2, float64(a.Attempt-1)), retryDelayCapMs)
+		delay = int64(f.Rand * ceiling)
+	}
+	return events.MessageFailed{Delivery: a, Reason: f.Reason, Error: f.Error, RetryDelayMs: delay}
+}
+
+func (s Subscription) delivery(t delivery) events.Delivery {
+	return events.Delivery{
+		MessageID: t.MessageID, TopicID: s.Created.TopicID, SubscriptionID: t.SubscriptionID,
+		ConsumerGroup: s.Created.ConsumerGroup, Consumer: s.Created.ConsumerName,
+		Partition: t.Partition, Offset: t.Offset, Attempt: t.Attempt, LeasedAtMs: t.LeasedAtMs,
+	}
+}
+
+// openTokens loads the subscription and reads the tokens; a token that is not the
+// subscription's own is refused by itself.
+func (d *Dispatcher) openTokens(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string) (Subscription, int, []Settled, []delivery, error) {
+	var v check
+	v.that(len(ackTokens) >= 1 && len(ackTokens) <= AckTokensMax, "ackTokens", fmt.Sprintf("1 to %d tokens", AckTokensMax), fmt.Sprintf("has %d", len(ackTokens)))
+	if err := v.refusal(); err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	s, shard, err := d.subscription(ctx, caller, subscriptionID)
+	if err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	results := make([]Settled, len(ackTokens))
+	opened := make([]delivery, len(ackTokens))
+	for i, token := range ackTokens {
+		results[i].AckToken = token
+		t, err := d.tokens.open(token)
+		if err != nil || t.SubscriptionID != subscriptionID {
+			var v check
+			v.that(false, fmt.Sprintf("ackTokens[%d]", i), "a token from a pull of this subscription", "is not one")
+			results[i].Err = v.refusal()
+			continue
+		}
+		opened[i] = t
+	}
+	return s, shard, results, opened, nil
+}
+
+func (d *Dispatcher) settle(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, decide func(Subscription, delivery) (events.Event, string)) ([]Settled, error) {
+	s, shard, results, opened, err := d.openTokens(ctx, caller, subscriptionID, ackTokens)
+	if err != nil {
+		return nil, err
+	}
+	batch := make([]events.Append, 0, len(opened))
+	of := make([]int, 0, len(opened))
+	for i, t := range opened {
+		if results[i].Err != nil {
+			continue
+		}
+		var e events.Event
+		e, results[i].Status = decide(s, t)
+		batch = append(batch, d.settlement(caller, s.TenantID, e, t.Lease))
+		of = append(of, i)
+	}
+	outs, err := d.store.Append(ctx, shard, batch)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for k, out := range outs {
+		if out.Status != events.StatusAppended {
+			results[of[k]].Status = ""
+			results[of[k]].Err = refuse(CodeLeaseLost, "the lease is over: the message was settled or went back to the queue")
+		}
+	}
+	return results, nil
+}
+
+func (d *Dispatcher) settlement(caller Caller, tenantID string, e events.Event, lease events.Lease) events.Append {
+	meta := d.meta(caller, "")
+	meta.IdempotencyKey = ""
+	return events.Append{ID: d.cfg.NewID(), TenantID: tenantID, Event: e, Meta: meta, Guard: events.Guard{Lease: lease}}
+}
+
+// Extend gives leases another leaseMs from now. It is not an event: nothing has
+// become of the message.
+func (d *Dispatcher) Extend(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, leaseMs int64) ([]Settled, error) {
+	var v check
+	v.between(leaseMs, ExtendMsMin, ExtendMsMax, "leaseMs")
+	if err := v.refusal(); err != nil {
+		return nil, err
+	}
+	s, shard, results, opened, err := d.openTokens(ctx, caller, subscriptionID, ackTokens)
+	if err != nil {
+		return nil, err
+	}
+	leases := make([]events.Lease, 0, len(opened))
+	of := make([]int, 0, len(opened))
+	for i, t := range opened {
+		if results[i].Err == nil {
+			leases = append(leases, t.Lease)
+			of = append(of, i)
+		}
+	}
+	if len(leases) == 0 {
+		return results, nil
+	}
+	ends, held, err := d.store.Extend(ctx, shard, s.Created.TopicID, s.Created.ConsumerGroup, subscriptionID, leases, time.Duration(leaseMs)*time.Millisecond)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for k, ok := range held {
+		r := &results[of[k]]
+		if !ok {
+			r.Err = refuse(CodeLeaseLost, "the lease is over: the message was settled or went back to the queue")
+			continue
+		}
+		r.Status, r.LeaseExpiresAtMs = "extended", ends
+	}
+	return results, nil
+}
+
+// Release hands messages that could not be given to their consumer straight back,
+// as if they had not been leased but for the attempt: a failure without delay.
+func (d *Dispatcher) Release(ctx context.Context, caller Caller, subscriptionID string, pulled []Pulled) error {
+	ackTokens := make([]string, len(pulled))
+	for i, m := range pulled {
+		ackTokens[i] = m.AckToken
+	}
+	var now int64
+	_, err := d.Nack(ctx, caller, Nack{SubscriptionID: subscriptionID, AckTokens: ackTokens, DelayMs: &now, Error: "the consumer left before it had the message"})
+	return err
+}
+
+// ExpireLeases settles attempts whose lease ran out, by the same policy as a
+// nack. Those that somebody settled meanwhile are left alone.
+func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []events.ExpiredLease) error {
+	batch := make([]events.Append, 0, len(expired))
+	for _, x := range expired {
+		a, err := d.store.Subscription(ctx, x.SubscriptionID)
+		if errors.Is(err, events.ErrNoAggregate) {
+			continue
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		s, ok := a.Value.(Subscription)
+		if !ok {
+			return fmt.Errorf("subscription %s: state is %T", a.ID, a.Value)
+		}
+		attempt := s.delivery(delivery{
+			SubscriptionID: x.SubscriptionID, MessageID: x.MessageID, Partition: x.Partition,
+			Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs,
+		})
+		attempt.Consumer = x.Consumer
+		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Rand: d.cfg.Rand()})
+		batch = append(batch, d.settlement(Caller{Subject: "system"}, s.TenantID, e, x.Lease))
+	}
+	if _, err := d.store.Append(ctx, shard, batch); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+func number(s string) int64 {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }

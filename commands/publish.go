@@ -1,0 +1,356 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Limits of a message. Sizes are in bytes, lengths in characters.
+const (
+	MessageKeyMax         = 500
+	CorrelationIDMax      = 200
+	ContentTypeMax        = 100
+	HeadersMax            = 64
+	HeadersBytesMax       = 16 << 10
+	MessageTTLMsMax       = 31_536_000_000 // 365 days
+	BatchMessagesMax      = 1000
+	IdempotencyKeyMax     = 255
+	appendChunkMax        = 256
+	batchNotAtomicAborted = "another message of the atomic batch was refused"
+)
+
+// Publish asks for one message to be published.
+type Publish struct {
+	// ID is the message's id, a UUIDv7 minted by the caller.
+	ID            string
+	Queue         string
+	Payload       json.RawMessage
+	Key           string
+	Headers       map[string]string
+	CorrelationID string
+	ContentType   string
+	Partition     *int
+	TTLMs         *int64
+	ExpiresAt     *time.Time
+}
+
+// Published is what became of one message: Err, or where it stands.
+type Published struct {
+	Receipt
+
+	MessageID string
+	Queue     string
+	Partition int
+	Offset    int64
+	Err       error
+}
+
+// decidePublish checks a message against its topic and gives it its partition:
+// the one asked for, else the key's, else the next in turn.
+func decidePublish(t Topic, c Publish, now time.Time, cfg Config, turn uint32) (events.MessagePublished, error) {
+	if t.Created.Status != StatusActive {
+		return events.MessagePublished{}, refuse(CodePublishFailed, "queue %q is %s", c.Queue, t.Created.Status)
+	}
+	if len(c.Payload) > cfg.PayloadBytesMax {
+		return events.MessagePublished{}, &Refusal{
+			Code: CodePayloadTooLarge, Reason: fmt.Sprintf("payload has %d bytes; allowed: %d", len(c.Payload), cfg.PayloadBytesMax),
+			Problems: []Problem{{Field: "payload", Limit: fmt.Sprintf("at most %d bytes", cfg.PayloadBytesMax), Text: fmt.Sprintf("has %d bytes", len(c.Payload))}},
+		}
+	}
+	var v check
+	v.that(len(c.Payload) > 0, "payload", "any JSON value", "is missing")
+	v.short(c.Key, "key", MessageKeyMax)
+	v.short(c.CorrelationID, "correlationId", CorrelationIDMax)
+	v.short(c.ContentType, "contentType", ContentTypeMax)
+	v.headers(c.Headers)
+	partitions := t.Created.PartitionCount
+	partition := int(turn % uint32(partitions)) //nolint:gosec // 1 to 64
+	switch {
+	case c.Partition != nil:
+		partition = *c.Partition
+		v.between(int64(partition), 0, int64(partitions-1), "partition")
+	case c.Key != "":
+		partition = partitionOf(c.Key, partitions)
+	}
+	ttl := v.ttl(c, now, cfg.MessageTTL)
+	return events.MessagePublished{
+		MessageID: c.ID, TopicID: t.Created.TopicID, Partition: partition, Key: c.Key, Headers: c.Headers,
+		ContentType: or(c.ContentType, "application/json"), CorrelationID: c.CorrelationID, TTLMs: ttl, Payload: c.Payload,
+	}, v.refusal()
+}
+
+func (c *check) headers(headers map[string]string) {
+	c.that(len(headers) <= HeadersMax, "headers", fmt.Sprintf("at most %d", HeadersMax), fmt.Sprintf("has %d", len(headers)))
+	size := 0
+	names := make([]string, 0, len(headers))
+	for name, value := range headers {
+		size += len(name) + len(value)
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		field := "headers." + brief(name)
+		c.that(name != "", field, "a name of 1 character or more", "has no name")
+		c.that(!strings.HasPrefix(name, events.HeaderReservedPrefix) && !strings.HasPrefix(name, "_watermill"), field,
+			"names not starting with "+events.HeaderReservedPrefix+" or _watermill", "is reserved")
+	}
+	c.that(size <= HeadersBytesMax, "headers", fmt.Sprintf("at most %d bytes", HeadersBytesMax), fmt.Sprintf("have %d bytes", size))
+}
+
+func (c *check) ttl(p Publish, now time.Time, fallback time.Duration) int64 {
+	switch {
+	case p.TTLMs != nil && p.ExpiresAt != nil:
+		c.that(false, "expiresAt", "ttlMs or expiresAt, not both", "is given beside ttlMs")
+		return 0
+	case p.TTLMs != nil:
+		c.between(*p.TTLMs, 1, MessageTTLMsMax, "ttlMs")
+		return *p.TTLMs
+	case p.ExpiresAt != nil:
+		ttl := p.ExpiresAt.Sub(now).Milliseconds()
+		c.that(ttl >= 1 && ttl <= MessageTTLMsMax, "expiresAt", "in the future, within 365 days", "is "+p.ExpiresAt.UTC().Format(time.RFC3339))
+		return ttl
+	default:
+		return fallback.Milliseconds()
+	}
+}
+
+// partitionOf places a key: FNV-1a (64 bit) modulo partitions. It is permanent,
+// as the order of a key's messages depends on it.
+func partitionOf(key string, partitions int) int {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key))
+	return int(h.Sum64() % uint64(partitions)) //nolint:gosec // 1 to 64
+}
+
+// rounds deals messages without a key out to partitions, queue by queue.
+type rounds struct{ next sync.Map }
+
+func (r *rounds) turn(topicID string) uint32 {
+	n, ok := r.next.Load(topicID)
+	if !ok {
+		n, _ = r.next.LoadOrStore(topicID, new(atomic.Uint32))
+	}
+	return n.(*atomic.Uint32).Add(1) - 1 //nolint:forcetypeassert // ours alone
+}
+
+// Publish publishes messages, each on its own or, with atomic, all or none. It
+// answers for every message, in order. Atomic messages share one queue.
+func (d *Dispatcher) Publish(ctx context.Context, caller Caller, batch []Publish, atomic bool) ([]Published, error) {
+	if err := checkBatch(batch, atomic); err != nil {
+		return nil, err
+	}
+	run := publishing{d: d, caller: caller, atomic: atomic, batch: batch, results: make([]Published, len(batch))}
+	todo := make([]int, len(batch))
+	for i := range batch {
+		todo[i] = i
+		run.results[i] = Published{MessageID: batch[i].ID, Queue: batch[i].Queue}
+	}
+	for range decideAgainMax {
+		if todo = run.once(ctx, todo); len(todo) == 0 {
+			break
+		}
+	}
+	for _, i := range todo {
+		run.results[i].Err = tooBusy()
+	}
+	run.awaitFolds(ctx)
+	return run.results, nil
+}
+
+func checkBatch(batch []Publish, atomic bool) error {
+	var v check
+	v.that(len(batch) >= 1 && len(batch) <= BatchMessagesMax, "messages", fmt.Sprintf("1 to %d messages", BatchMessagesMax), fmt.Sprintf("has %d", len(batch)))
+	for i := range batch {
+		v.that(!atomic || batch[i].Queue == batch[0].Queue, fmt.Sprintf("messages[%d].queue", i), "the first message's queue, for atomic batches", "is another queue")
+		if len(v.problems) > 0 {
+			break
+		}
+	}
+	return v.refusal()
+}
+
+// publishing is one Publish on its way.
+type publishing struct {
+	d       *Dispatcher
+	caller  Caller
+	atomic  bool
+	batch   []Publish
+	results []Published
+	// folds is the last position to wait for, by shard.
+	folds map[int]events.Position
+}
+
+// once decides and appends the given messages and returns those to decide again.
+func (p *publishing) once(ctx context.Context, todo []int) []int {
+	now := p.d.cfg.Now()
+	byShard := map[int][]int{}
+	appends := make(map[int]events.Append, len(todo))
+	topics := map[string]loaded{}
+	for _, i := range todo {
+		shard, a, err := p.decide(ctx, i, now, topics)
+		if err != nil {
+			p.results[i].Err = err
+			continue
+		}
+		appends[i] = a
+		byShard[shard] = append(byShard[shard], i)
+	}
+	if p.atomic && len(appends) < len(p.batch) {
+		for i := range appends {
+			p.results[i].Err = refuse(CodePublishFailed, batchNotAtomicAborted)
+		}
+		return nil
+	}
+	var again []int
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for shard, members := range byShard {
+		wg.Go(func() {
+			stale, last := p.append(ctx, shard, members, appends)
+			mu.Lock()
+			defer mu.Unlock()
+			again = append(again, stale...)
+			if p.folds == nil {
+				p.folds = map[int]events.Position{}
+			}
+			p.folds[shard] = max(p.folds[shard], last)
+		})
+	}
+	wg.Wait()
+	sort.Ints(again)
+	return again
+}
+
+type loaded struct {
+	topic Topic
+	shard int
+	err   error
+}
+
+func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics map[string]loaded) (int, events.Append, error) {
+	cmd := p.batch[i]
+	l, ok := topics[cmd.Queue]
+	if !ok {
+		l.topic, l.shard, l.err = p.d.topic(ctx, p.caller, cmd.Queue)
+		topics[cmd.Queue] = l
+	}
+	if l.err != nil {
+		return 0, events.Append{}, l.err
+	}
+	if !l.topic.mayProduce(p.caller) {
+		return 0, events.Append{}, refuse(CodeForbidden, "%q may not publish to queue %q", p.caller.Subject, cmd.Queue)
+	}
+	var turn uint32
+	if cmd.Partition == nil && cmd.Key == "" && l.topic.Created.PartitionCount > 1 {
+		turn = p.d.rounds.turn(l.topic.Created.TopicID)
+	}
+	e, err := decidePublish(l.topic, cmd, now, p.d.cfg, turn)
+	if err != nil {
+		return 0, events.Append{}, err
+	}
+	e.ProducerID, e.TraceParent = p.caller.Subject, p.caller.TraceParent
+	meta := p.d.meta(p.caller, cmdFingerprint(p.caller, cmd))
+	// The event itself carries the trace; twice would be once too often.
+	meta.TraceParent, meta.AcceptedAtMs = "", now.UnixMilli()
+	if len(p.batch) > 1 && meta.IdempotencyKey != "" {
+		meta.IdempotencyKey = fmt.Sprintf("%s#%d", meta.IdempotencyKey, i)
+	}
+	return l.shard, events.Append{
+		ID: cmd.ID, TenantID: p.caller.TenantID, Event: e, Meta: meta, Atomic: p.atomic && len(p.batch) > 1,
+		Guard: events.Guard{TopicVersion: l.topic.Version},
+	}, nil
+}
+
+// append appends one shard's messages, in order, in bounded steps unless they are
+// atomic. It returns which are to be decided again, and the last position.
+func (p *publishing) append(ctx context.Context, shard int, members []int, appends map[int]events.Append) (stale []int, last events.Position) {
+	for len(members) > 0 {
+		n := min(len(members), appendChunkMax)
+		if p.atomic {
+			n = len(members)
+		}
+		batch := make([]events.Append, n)
+		for k, i := range members[:n] {
+			batch[k] = appends[i]
+		}
+		outs, err := p.d.store.Append(ctx, shard, batch)
+		for k, i := range members[:n] {
+			if err != nil {
+				p.results[i].Err = unavailable(err)
+				continue
+			}
+			last = max(last, outs[k].Position)
+			if p.settle(i, outs[k]) {
+				stale = append(stale, i)
+				if e, ok := appends[i].Event.(events.MessagePublished); ok {
+					p.d.store.Forget(e.TopicID)
+				}
+			}
+		}
+		members = members[n:]
+	}
+	if p.atomic && len(stale) > 0 {
+		// All were aborted with the stale one: all are decided again.
+		stale = stale[:0]
+		for i := range p.batch {
+			p.results[i].Err = nil
+			stale = append(stale, i)
+		}
+	}
+	return stale, last
+}
+
+// settle notes a message's outcome; true asks for another decision.
+func (p *publishing) settle(i int, out events.Outcome) bool {
+	r := &p.results[i]
+	switch out.Status {
+	case events.StatusAppended, events.StatusDuplicate:
+		r.MessageID, r.Partition, r.Offset = out.ID, out.Partition, out.Offset
+		r.Receipt = Receipt{Position: out.Position, Duplicate: out.Status == events.StatusDuplicate}
+	case events.StatusStale:
+		return true
+	case events.StatusKeyReused:
+		r.Err = keyReused()
+	case events.StatusAborted:
+		r.Err = refuse(CodePublishFailed, batchNotAtomicAborted)
+	case events.StatusLeaseLost, events.StatusExists:
+		r.Err = fmt.Errorf("publish: unexpected outcome %d", out.Status)
+	}
+	return false
+}
+
+// awaitFolds waits for every shard that took messages; a message whose fold did
+// not come in time has an unknown outcome.
+func (p *publishing) awaitFolds(ctx context.Context) {
+	if p.caller.Async {
+		return
+	}
+	failed := map[int]error{}
+	for shard, position := range p.folds {
+		if position > 0 {
+			failed[shard] = p.d.awaitFold(ctx, shard, position)
+		}
+	}
+	for i := range p.results {
+		r := &p.results[i]
+		if r.Err != nil {
+			continue
+		}
+		shard := events.ShardOf(p.caller.TenantID, r.Queue, p.d.cfg.Shards)
+		r.Folded = failed[shard] == nil
+		r.Err = failed[shard]
+	}
+}
+
+// IsUnavailable reports whether err means that a store did not answer in time.
+func IsUnavailable(err error) bool { return errors.Is(err, ErrUnavailable) }

@@ -1,0 +1,66 @@
+package events
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// HeaderReservedPrefix starts the metadata keys that are ours in a delivered
+// message; no message header may start with it.
+const HeaderReservedPrefix = "tallymq-"
+
+const (
+	headerTenant      = HeaderReservedPrefix + "tenant"
+	headerKey         = HeaderReservedPrefix + "key"
+	headerContentType = HeaderReservedPrefix + "content-type"
+	headerCorrelation = HeaderReservedPrefix + "correlation-id"
+	headerTraceParent = HeaderReservedPrefix + "traceparent"
+	headerExpiresAtMs = HeaderReservedPrefix + "expires-at-ms"
+)
+
+// Metadata returns the metadata under which a message waits in its partition's
+// stream: the producer's headers as they are, ours under [HeaderReservedPrefix].
+// Empty fields are left out.
+func (m DeliveryMeta) Metadata() map[string]string {
+	md := make(map[string]string, len(m.Headers)+4)
+	for name, value := range m.Headers {
+		md[name] = value
+	}
+	set := func(key, value string) {
+		if value != "" {
+			md[key] = value
+		}
+	}
+	set(headerTenant, m.TenantID)
+	set(headerKey, m.Key)
+	set(headerContentType, m.ContentType)
+	set(headerCorrelation, m.CorrelationID)
+	set(headerTraceParent, m.TraceParent)
+	if m.ExpiresAtMs != 0 {
+		md[headerExpiresAtMs] = strconv.FormatInt(m.ExpiresAtMs, 10)
+	}
+	return md
+}
+
+// ParseDeliveryMeta is the inverse of [DeliveryMeta.Metadata]. It keeps md.
+func ParseDeliveryMeta(md map[string]string) (DeliveryMeta, error) {
+	m := DeliveryMeta{
+		TenantID: md[headerTenant], Key: md[headerKey], ContentType: md[headerContentType],
+		CorrelationID: md[headerCorrelation], TraceParent: md[headerTraceParent],
+	}
+	if v := md[headerExpiresAtMs]; v != "" {
+		ms, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
+			return DeliveryMeta{}, fmt.Errorf("delivery metadata: %s: %w", headerExpiresAtMs, err)
+		}
+		m.ExpiresAtMs = ms
+	}
+	for key := range md {
+		if strings.HasPrefix(key, HeaderReservedPrefix) {
+			delete(md, key)
+		}
+	}
+	m.Headers = md
+	return m, nil
+}

@@ -1,0 +1,141 @@
+package events
+
+import (
+	"fmt"
+	"strconv"
+)
+
+// Record is an event with all that is known about it: where it stands in the
+// log, whose it is and what caused it.
+type Record struct {
+	Shard    int
+	Position Position
+	// ID is the event's own id, a UUID. The event that publishes a message has
+	// the message's id.
+	ID       string
+	TenantID string
+	// Version is the version the event gave its aggregate (topic or
+	// subscription); 0 for message events, which have no aggregate.
+	Version int64
+	Meta    Meta
+	Event   Event
+	// Data is the event's JSON as it stands in the log.
+	Data []byte
+}
+
+// Meta is what surrounds an event without being part of it. All fields are
+// optional.
+type Meta struct {
+	// Actor is who asked: a token's subject, a service, or "system".
+	Actor string
+	// RequestID ties the event to a line in the access log.
+	RequestID string
+	// TraceParent is the W3C trace context of the request.
+	TraceParent string
+	// IdempotencyKey and Fingerprint let the keys be rebuilt from history.
+	IdempotencyKey string
+	Fingerprint    string
+	// AcceptedAtMs is when the request was accepted, by the accepting instance's
+	// clock, in ms since 1970. It is not stored: an event's time is its position.
+	AcceptedAtMs int64
+}
+
+// Metadata keys under which a record travels in a Watermill message.
+const (
+	metaKind        = "kind"
+	metaTenant      = "tenant"
+	metaVersion     = "version"
+	metaActor       = "actor"
+	metaRequest     = "request"
+	metaTraceParent = "traceparent"
+	metaIdempotency = "idempotencyKey"
+	metaFingerprint = "fingerprint"
+	// MetaShard and MetaPosition are set by whoever reads the log: an entry
+	// knows its place only once it stands there.
+	MetaShard    = "shard"
+	MetaPosition = "position"
+)
+
+// Metadata returns the message metadata under which the event is stored. Empty
+// fields are left out.
+func (m Meta) Metadata(kind Kind, tenantID string, version int64) map[string]string {
+	md := make(map[string]string, 6)
+	md[metaKind] = string(kind)
+	md[metaTenant] = tenantID
+	if version != 0 {
+		md[metaVersion] = strconv.FormatInt(version, 10)
+	}
+	for key, value := range m.all() {
+		if value != "" {
+			md[key] = value
+		}
+	}
+	return md
+}
+
+func (m Meta) all() map[string]string {
+	return map[string]string{
+		metaActor: m.Actor, metaRequest: m.RequestID, metaTraceParent: m.TraceParent,
+		metaIdempotency: m.IdempotencyKey, metaFingerprint: m.Fingerprint,
+	}
+}
+
+// ParseRecord is the inverse of [Meta.Metadata] and the event's JSON: it reads a
+// record from a message's id, metadata (with [MetaShard] and [MetaPosition]) and
+// payload. data is kept, not copied.
+func ParseRecord(id string, md map[string]string, data []byte) (Record, error) {
+	r := Record{ID: id, TenantID: md[metaTenant], Data: data, Meta: Meta{
+		Actor: md[metaActor], RequestID: md[metaRequest], TraceParent: md[metaTraceParent],
+		IdempotencyKey: md[metaIdempotency], Fingerprint: md[metaFingerprint],
+	}}
+	shard, err := strconv.Atoi(md[MetaShard])
+	if err != nil {
+		return Record{}, fmt.Errorf("record %s: shard: %w", id, err)
+	}
+	r.Shard = shard
+	position, err := strconv.ParseInt(md[MetaPosition], 10, 64)
+	if err != nil {
+		return Record{}, fmt.Errorf("record %s: position: %w", id, err)
+	}
+	r.Position = Position(position)
+	if v := md[metaVersion]; v != "" {
+		if r.Version, err = strconv.ParseInt(v, 10, 64); err != nil {
+			return Record{}, fmt.Errorf("record %s: version: %w", id, err)
+		}
+	}
+	if r.Event, err = Decode(Kind(md[metaKind]), data); err != nil {
+		return Record{}, fmt.Errorf("record %s at %d/%d: %w", id, r.Shard, r.Position, err)
+	}
+	return r, nil
+}
+
+// Refs names what a record is about, for indexes and filters. Fields that do not
+// apply are empty.
+type Refs struct {
+	TopicID        string
+	SubscriptionID string
+	MessageID      string
+}
+
+// RefsOf returns what the event is about.
+func RefsOf(e Event) Refs {
+	switch e := e.(type) {
+	case TopicCreated:
+		return Refs{TopicID: e.TopicID}
+	case SubscriptionCreated:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case MessagePublished:
+		return Refs{TopicID: e.TopicID, MessageID: e.MessageID}
+	case MessageConsumed:
+		return e.refs()
+	case MessageFailed:
+		return e.refs()
+	case MessageDeadLettered:
+		return e.refs()
+	}
+	panic(fmt.Sprintf("event %T is not in the catalogue", e))
+}
+
+func (d Delivery) refs() Refs {
+	return Refs{TopicID: d.TopicID, SubscriptionID: d.SubscriptionID, MessageID: d.MessageID}
+}

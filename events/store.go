@@ -1,0 +1,80 @@
+package events
+
+import (
+	"errors"
+	"time"
+)
+
+// Aggregate is a topic or subscription as the log last left it.
+type Aggregate struct {
+	ID      string
+	Shard   int
+	Version int64
+	// Value is the decoded state; what type it has is the business of whoever
+	// decides on it.
+	Value any
+}
+
+// ErrNoAggregate reports a topic or subscription that does not exist.
+var ErrNoAggregate = errors.New("no such aggregate")
+
+// ErrStale reports that an aggregate has another version than the one a request
+// was decided on: load it and decide again.
+var ErrStale = errors.New("aggregate changed meanwhile")
+
+// LeaseRequest asks for messages on behalf of a consumer.
+type LeaseRequest struct {
+	Shard          int
+	TopicID        string
+	Partitions     int
+	Group          string
+	Consumer       string
+	SubscriptionID string
+	// SubscriptionVersion is the version the request was decided on; where it is
+	// not the current one nothing is leased.
+	SubscriptionVersion int64
+	// MessagesMax and BytesMax bound one answer. A single message may exceed
+	// BytesMax; the answer then holds that one alone.
+	MessagesMax int
+	BytesMax    int
+	// For is how long the messages are leased.
+	For time.Duration
+}
+
+// Leased is a message in a consumer's hands.
+type Leased struct {
+	Lease
+
+	MessageID string
+	Partition int
+	Offset    int64
+	Attempt   int
+	// Position is where the message's publishing stands in the log.
+	Position   Position
+	LeasedAtMs int64
+	// Meta are the delivery metadata, see [DeliveryMeta].
+	Meta    DeliveryMeta
+	Payload []byte
+}
+
+// ExpiredLease is a lease that ran out: the attempt failed with no word from the
+// consumer.
+type ExpiredLease struct {
+	Leased
+
+	SubscriptionID string
+	TopicID        string
+	Group          string
+	Consumer       string
+}
+
+// DeliveryMeta is what a consumer sees of a message beside its payload.
+type DeliveryMeta struct {
+	TenantID      string
+	Key           string
+	ContentType   string
+	CorrelationID string
+	TraceParent   string
+	ExpiresAtMs   int64
+	Headers       map[string]string
+}

@@ -1,0 +1,147 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/web"
+)
+
+// Limits of requests, in bytes.
+const (
+	// AdminBodyMax bounds the body of a request that configures something.
+	AdminBodyMax = 256 << 10
+	// SettleBodyMax bounds the body of ack, nack and extend: a thousand tokens.
+	SettleBodyMax = 512 << 10
+	// BatchBodyMax bounds the body of a batch, unless one message may be larger.
+	BatchBodyMax = 16 << 20
+	// envelopeMax is what a publish request may hold beside its payload.
+	envelopeMax = 64 << 10
+)
+
+// retryAfterS is what a caller is told to wait when a store does not answer.
+const retryAfterS = 1
+
+// Deps is what the handlers need.
+type Deps struct {
+	Commands *commands.Dispatcher
+	// Identity says who the caller is: their tenant, and the subject that queues'
+	// producers and consumers are matched against, if any.
+	Identity func(echo.Context) (tenantID, subject string)
+	// NewID mints ids (UUIDv7).
+	NewID func() string
+	// PayloadBytesMax is MAX_MESSAGE_SIZE.
+	PayloadBytesMax int
+	Logger          *slog.Logger
+}
+
+// Handlers serves the command API.
+type Handlers struct{ deps Deps }
+
+// New returns handlers.
+func New(deps Deps) *Handlers { return &Handlers{deps: deps} }
+
+// Register adds the routes to the API's group.
+func (h *Handlers) Register(g *echo.Group) {
+	g.POST("/queues", h.createQueue)
+	g.POST("/publish", h.publish)
+	g.POST("/publish/batch", h.publishBatch)
+	g.POST("/topics/:name/publish", h.publishToTopic)
+	g.POST("/subscriptions", h.createSubscription)
+	g.POST("/subscriptions/:id/pull", h.pull)
+	g.POST("/subscriptions/:id/ack", h.ack)
+	g.POST("/subscriptions/:id/nack", h.nack)
+	g.POST("/subscriptions/:id/extend", h.extend)
+}
+
+var (
+	traceParent    = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+	idempotencyKey = regexp.MustCompile(`^[\x21-\x7e]{1,255}$`)
+)
+
+// caller reads who asks and how: Idempotency-Key, Prefer (RFC 7240) and
+// traceparent (W3C Trace Context; a malformed one is ignored, as that says).
+func (h *Handlers) caller(c echo.Context) (commands.Caller, error) {
+	header := c.Request().Header
+	caller := commands.Caller{RequestID: web.RequestID(c), IdempotencyKey: header.Get("Idempotency-Key")}
+	caller.TenantID, caller.Subject = h.deps.Identity(c)
+	if _, given := header["Idempotency-Key"]; given && !idempotencyKey.MatchString(caller.IdempotencyKey) {
+		return caller, web.Invalid(web.Detail{Field: "Idempotency-Key", Limit: "1 to 255 printable ASCII characters without spaces", Problem: "is not that"})
+	}
+	for _, value := range header.Values("Prefer") {
+		for preference := range strings.SplitSeq(value, ",") {
+			caller.Async = caller.Async || strings.EqualFold(strings.TrimSpace(preference), "respond-async")
+		}
+	}
+	if tp := header.Get("Traceparent"); traceParent.MatchString(tp) {
+		caller.TraceParent = tp
+	}
+	return caller, nil
+}
+
+// created is the status of a successful creation: 202 says that it is in the log
+// and not yet in the read tables.
+func created(caller commands.Caller) int {
+	if caller.Async {
+		return http.StatusAccepted
+	}
+	return http.StatusCreated
+}
+
+// statuses maps the codes of refusals; a code that is not here is a fault of ours.
+var statuses = map[commands.Code]int{
+	commands.CodeValidationFailed:     http.StatusBadRequest,
+	commands.CodeForbidden:            http.StatusForbidden,
+	commands.CodeQueueNotFound:        http.StatusNotFound,
+	commands.CodeSubscriptionNotFound: http.StatusNotFound,
+	commands.CodeConflict:             http.StatusConflict,
+	commands.CodePublishFailed:        http.StatusConflict,
+	commands.CodeConsumerError:        http.StatusConflict,
+	commands.CodeLeaseLost:            http.StatusConflict,
+	commands.CodePayloadTooLarge:      http.StatusRequestEntityTooLarge,
+	commands.CodeIdempotencyKeyReused: http.StatusUnprocessableEntity,
+	commands.CodeUnavailable:          http.StatusServiceUnavailable,
+}
+
+// httpError turns a command's error into the API's. Faults keep their text for
+// the log and lose it for the caller.
+func (h *Handlers) httpError(err error) *web.Error {
+	var refusal *commands.Refusal
+	if errors.As(err, &refusal) {
+		e := &web.Error{Status: statuses[refusal.Code], Code: string(refusal.Code), Message: refusal.Reason}
+		for _, p := range refusal.Problems {
+			e.Details = append(e.Details, web.Detail{Field: p.Field, Limit: p.Limit, Problem: p.Text})
+		}
+		if e.Status == http.StatusServiceUnavailable {
+			e.RetryAfterS = retryAfterS
+		}
+		return e
+	}
+	if commands.IsUnavailable(err) {
+		h.deps.Logger.Warn("command not answered in time", "error", err)
+		return &web.Error{
+			Status: http.StatusServiceUnavailable, Code: string(commands.CodeUnavailable), RetryAfterS: retryAfterS,
+			Message: "not confirmed in time: whether it happened is unknown; repeat it with the same Idempotency-Key",
+		}
+	}
+	var e *web.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	h.deps.Logger.Error("command failed", "error", err)
+	return &web.Error{Status: http.StatusInternalServerError, Code: "MQ_INTERNAL", Message: "internal error"}
+}
+
+// timeOf is the API's form of an instant in ms since 1970.
+func timeOf(ms int64) web.Time { return web.Time(time.UnixMilli(ms)) }
+
+// detached is for what must be done although the caller has left.
+func detached(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }

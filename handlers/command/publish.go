@@ -1,0 +1,178 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/web"
+)
+
+// messageRequest is a message as POST /topics/{name}/publish takes it.
+type messageRequest struct {
+	Payload       jsontext.Value    `json:"payload"`
+	Key           string            `json:"key"`
+	Headers       map[string]string `json:"headers"`
+	CorrelationID string            `json:"correlationId"`
+	ContentType   string            `json:"contentType"`
+	Partition     *int              `json:"partition"`
+	TTLMs         *int64            `json:"ttlMs"`
+	ExpiresAt     *time.Time        `json:"expiresAt"`
+}
+
+// publishRequest is the body of POST /publish, and one of a batch.
+type publishRequest struct {
+	messageRequest
+
+	Queue string `json:"queue"`
+}
+
+// batchRequest is the body of POST /publish/batch.
+type batchRequest struct {
+	Messages []publishRequest `json:"messages"`
+	Atomic   bool             `json:"atomic"`
+}
+
+// publishAnswer says where a message stands.
+type publishAnswer struct {
+	MessageID   string   `json:"messageId"`
+	Queue       string   `json:"queue"`
+	Partition   int      `json:"partition"`
+	Offset      int64    `json:"offset"`
+	Status      string   `json:"status"`
+	PublishedAt web.Time `json:"publishedAt"`
+	Duplicate   bool     `json:"duplicate"`
+}
+
+// refusedAnswer is a batch's answer for a message that was not taken.
+type refusedAnswer struct {
+	Error *web.Error `json:"error"`
+}
+
+type batchAnswer struct {
+	Results  []any `json:"results"`
+	Accepted int   `json:"accepted"`
+	Rejected int   `json:"rejected"`
+}
+
+func (h *Handlers) publish(c echo.Context) error {
+	var req publishRequest
+	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
+		return err //nolint:wrapcheck // an API error already
+	}
+	return h.publishOne(c, req)
+}
+
+func (h *Handlers) publishToTopic(c echo.Context) error {
+	var req messageRequest
+	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
+		return err //nolint:wrapcheck // an API error already
+	}
+	return h.publishOne(c, publishRequest{messageRequest: req, Queue: c.Param("name")})
+}
+
+func (h *Handlers) bodyMax() int64 { return int64(h.deps.PayloadBytesMax) + envelopeMax }
+
+func (h *Handlers) publishOne(c echo.Context, req publishRequest) error {
+	caller, err := h.caller(c)
+	if err != nil {
+		return err
+	}
+	if detail := h.checkPayload("payload", req.Payload); detail != nil {
+		return detail
+	}
+	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{h.message(req)}, false)
+	if err != nil {
+		return h.httpError(err)
+	}
+	if err := results[0].Err; err != nil {
+		return h.httpError(err)
+	}
+	return web.WriteJSON(c, created(caller), answer(results[0])) //nolint:wrapcheck // an API error already
+}
+
+func (h *Handlers) publishBatch(c echo.Context) error {
+	var req batchRequest
+	if err := web.Decode(c, &req, max(BatchBodyMax, h.bodyMax())); err != nil {
+		return err //nolint:wrapcheck // an API error already
+	}
+	caller, err := h.caller(c)
+	if err != nil {
+		return err
+	}
+	batch := make([]commands.Publish, len(req.Messages))
+	for i, m := range req.Messages {
+		if err := h.checkPayload(fmt.Sprintf("messages[%d].payload", i), m.Payload); err != nil {
+			return err
+		}
+		batch[i] = h.message(m)
+	}
+	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, batch, req.Atomic)
+	if err != nil {
+		return h.httpError(err)
+	}
+	return h.answerBatch(c, caller, results)
+}
+
+// answerBatch answers 201 where all were taken, 207 where some were not, and the
+// stores' 503 where none could be tried to the end.
+func (h *Handlers) answerBatch(c echo.Context, caller commands.Caller, results []commands.Published) error {
+	out := batchAnswer{Results: make([]any, len(results))}
+	unavailable := 0
+	for i, r := range results {
+		if r.Err == nil {
+			out.Accepted++
+			out.Results[i] = answer(r)
+			continue
+		}
+		out.Rejected++
+		e := h.httpError(r.Err)
+		if e.Status == http.StatusServiceUnavailable {
+			unavailable++
+		}
+		out.Results[i] = refusedAnswer{Error: e}
+	}
+	if unavailable == len(results) {
+		return h.httpError(results[0].Err)
+	}
+	status := created(caller)
+	if out.Rejected > 0 {
+		status = http.StatusMultiStatus
+	}
+	return web.WriteJSON(c, status, out) //nolint:wrapcheck // an API error already
+}
+
+func (h *Handlers) checkPayload(field string, payload jsontext.Value) error {
+	if len(payload) == 0 {
+		return web.Invalid(web.Detail{Field: field, Limit: "any JSON value", Problem: "is missing"})
+	}
+	if len(payload) > h.deps.PayloadBytesMax {
+		e := web.Invalid(web.Detail{Field: field, Limit: fmt.Sprintf("at most %d bytes", h.deps.PayloadBytesMax), Problem: fmt.Sprintf("has %d bytes", len(payload))})
+		e.Status, e.Code = http.StatusRequestEntityTooLarge, string(commands.CodePayloadTooLarge)
+		return e
+	}
+	if detail := web.CheckPayload(field, payload, h.deps.PayloadBytesMax); detail != nil {
+		return web.Invalid(*detail)
+	}
+	return nil
+}
+
+func (h *Handlers) message(req publishRequest) commands.Publish {
+	return commands.Publish{
+		ID: h.deps.NewID(), Queue: req.Queue, Payload: json.RawMessage(req.Payload), Key: req.Key, Headers: req.Headers,
+		CorrelationID: req.CorrelationID, ContentType: req.ContentType, Partition: req.Partition,
+		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt,
+	}
+}
+
+func answer(r commands.Published) publishAnswer {
+	return publishAnswer{
+		MessageID: r.MessageID, Queue: r.Queue, Partition: r.Partition, Offset: r.Offset, Status: "published",
+		PublishedAt: timeOf(r.Position.Ms()), Duplicate: r.Duplicate,
+	}
+}

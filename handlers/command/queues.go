@@ -1,0 +1,168 @@
+package command
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/web"
+)
+
+// queueRequest is the body of POST /queues.
+type queueRequest struct {
+	Name              string         `json:"name"`
+	DisplayName       string         `json:"displayName"`
+	Description       string         `json:"description"`
+	TopicType         string         `json:"topicType"`
+	PartitionCount    *int           `json:"partitionCount"`
+	ReplicationFactor *int           `json:"replicationFactor"`
+	RetentionMs       *int64         `json:"retentionMs"`
+	MessageFormat     string         `json:"messageFormat"`
+	SchemaDefinition  jsontext.Value `json:"schemaDefinition"`
+	CompressionType   string         `json:"compressionType"`
+	IsPublic          bool           `json:"isPublic"`
+	AllowedProducers  []string       `json:"allowedProducers"`
+	AllowedConsumers  []string       `json:"allowedConsumers"`
+	Status            string         `json:"status"`
+}
+
+// queueAnswer is a queue as the API shows it.
+type queueAnswer struct {
+	ID                string         `json:"id"`
+	TenantID          string         `json:"tenantId"`
+	Name              string         `json:"name"`
+	DisplayName       string         `json:"displayName,omitempty"`
+	Description       string         `json:"description,omitempty"`
+	TopicType         string         `json:"topicType"`
+	PartitionCount    int            `json:"partitionCount"`
+	ReplicationFactor int            `json:"replicationFactor"`
+	RetentionMs       int64          `json:"retentionMs"`
+	MessageFormat     string         `json:"messageFormat"`
+	SchemaDefinition  jsontext.Value `json:"schemaDefinition,omitempty"`
+	CompressionType   string         `json:"compressionType"`
+	IsPublic          bool           `json:"isPublic"`
+	AllowedProducers  []string       `json:"allowedProducers"`
+	AllowedConsumers  []string       `json:"allowedConsumers"`
+	Status            string         `json:"status"`
+	CreatedAt         web.Time       `json:"createdAt"`
+	UpdatedAt         web.Time       `json:"updatedAt"`
+	Version           int64          `json:"version"`
+}
+
+func (h *Handlers) createQueue(c echo.Context) error {
+	var req queueRequest
+	if err := web.Decode(c, &req, AdminBodyMax); err != nil {
+		return err //nolint:wrapcheck // an API error already
+	}
+	caller, err := h.caller(c)
+	if err != nil {
+		return err
+	}
+	topic, receipt, err := h.deps.Commands.CreateQueue(c.Request().Context(), caller, commands.CreateQueue{
+		ID: h.deps.NewID(), Name: req.Name, DisplayName: req.DisplayName, Description: req.Description,
+		TopicType: req.TopicType, PartitionCount: req.PartitionCount, ReplicationFactor: req.ReplicationFactor,
+		RetentionMs: req.RetentionMs, MessageFormat: req.MessageFormat, SchemaDefinition: given(req.SchemaDefinition),
+		CompressionType: req.CompressionType, IsPublic: req.IsPublic,
+		AllowedProducers: req.AllowedProducers, AllowedConsumers: req.AllowedConsumers, Status: req.Status,
+	})
+	if err != nil {
+		return h.httpError(err)
+	}
+	e := topic.Created
+	at := timeOf(receipt.Position.Ms())
+	c.Response().Header().Set("ETag", etag(topic.Version))
+	c.Response().Header().Set("Location", "/api/v1/mq/queues/"+e.Name)
+	return web.WriteJSON(c, created(caller), queueAnswer{
+		ID: e.TopicID, TenantID: topic.TenantID, Name: e.Name, DisplayName: e.DisplayName, Description: e.Description,
+		TopicType: e.TopicType, PartitionCount: e.PartitionCount, ReplicationFactor: e.ReplicationFactor,
+		RetentionMs: e.RetentionMs, MessageFormat: e.MessageFormat, SchemaDefinition: jsontext.Value(e.SchemaDefinition),
+		CompressionType: e.CompressionType, IsPublic: e.IsPublic,
+		AllowedProducers: e.AllowedProducers, AllowedConsumers: e.AllowedConsumers, Status: e.Status,
+		CreatedAt: at, UpdatedAt: at, Version: topic.Version,
+	}) //nolint:wrapcheck // an API error already
+}
+
+// subscriptionRequest is the body of POST /subscriptions.
+type subscriptionRequest struct {
+	Queue               string         `json:"queue"`
+	ConsumerGroup       string         `json:"consumerGroup"`
+	ConsumerName        string         `json:"consumerName"`
+	SubscriptionType    string         `json:"subscriptionType"`
+	OffsetResetPolicy   string         `json:"offsetResetPolicy"`
+	MaxPollRecords      *int           `json:"maxPollRecords"`
+	SessionTimeoutMs    *int           `json:"sessionTimeoutMs"`
+	HeartbeatIntervalMs *int           `json:"heartbeatIntervalMs"`
+	HandlerConfig       jsontext.Value `json:"handlerConfig"`
+	DeadLetterQueue     string         `json:"deadLetterQueue"`
+	MaxRetryAttempts    *int           `json:"maxRetryAttempts"`
+	RetryDelayMs        *int           `json:"retryDelayMs"`
+	MessageFilter       jsontext.Value `json:"messageFilter"`
+	Status              string         `json:"status"`
+}
+
+// subscriptionAnswer is a subscription as the API shows it.
+type subscriptionAnswer struct {
+	ID                  string         `json:"id"`
+	TopicID             string         `json:"topicId"`
+	TenantID            string         `json:"tenantId"`
+	Queue               string         `json:"queue"`
+	ConsumerGroup       string         `json:"consumerGroup"`
+	ConsumerName        string         `json:"consumerName"`
+	SubscriptionType    string         `json:"subscriptionType"`
+	OffsetResetPolicy   string         `json:"offsetResetPolicy"`
+	MaxPollRecords      int            `json:"maxPollRecords"`
+	SessionTimeoutMs    int            `json:"sessionTimeoutMs"`
+	HeartbeatIntervalMs int            `json:"heartbeatIntervalMs"`
+	HandlerConfig       jsontext.Value `json:"handlerConfig"`
+	MaxRetryAttempts    int            `json:"maxRetryAttempts"`
+	RetryDelayMs        int            `json:"retryDelayMs"`
+	Status              string         `json:"status"`
+	CreatedAt           web.Time       `json:"createdAt"`
+	UpdatedAt           web.Time       `json:"updatedAt"`
+	Version             int64          `json:"version"`
+}
+
+func (h *Handlers) createSubscription(c echo.Context) error {
+	var req subscriptionRequest
+	if err := web.Decode(c, &req, AdminBodyMax); err != nil {
+		return err //nolint:wrapcheck // an API error already
+	}
+	caller, err := h.caller(c)
+	if err != nil {
+		return err
+	}
+	sub, receipt, err := h.deps.Commands.CreateSubscription(c.Request().Context(), caller, commands.CreateSubscription{
+		ID: h.deps.NewID(), Queue: req.Queue, ConsumerGroup: req.ConsumerGroup, ConsumerName: req.ConsumerName,
+		SubscriptionType: req.SubscriptionType, OffsetResetPolicy: req.OffsetResetPolicy, MaxPollRecords: req.MaxPollRecords,
+		SessionTimeoutMs: req.SessionTimeoutMs, HeartbeatIntervalMs: req.HeartbeatIntervalMs,
+		HandlerConfig: given(req.HandlerConfig), DeadLetterQueue: req.DeadLetterQueue, MaxRetryAttempts: req.MaxRetryAttempts,
+		RetryDelayMs: req.RetryDelayMs, MessageFilter: given(req.MessageFilter), Status: req.Status,
+	})
+	if err != nil {
+		return h.httpError(err)
+	}
+	e := sub.Created
+	at := timeOf(receipt.Position.Ms())
+	c.Response().Header().Set("ETag", etag(sub.Version))
+	c.Response().Header().Set("Location", "/api/v1/mq/subscriptions/"+e.SubscriptionID)
+	return web.WriteJSON(c, created(caller), subscriptionAnswer{
+		ID: e.SubscriptionID, TopicID: e.TopicID, TenantID: sub.TenantID, Queue: req.Queue, ConsumerGroup: e.ConsumerGroup,
+		ConsumerName: e.ConsumerName, SubscriptionType: e.SubscriptionType, OffsetResetPolicy: e.OffsetResetPolicy,
+		MaxPollRecords: e.MaxPollRecords, SessionTimeoutMs: e.SessionTimeoutMs, HeartbeatIntervalMs: e.HeartbeatIntervalMs,
+		HandlerConfig: jsontext.Value(e.HandlerConfig), MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
+		Status: e.Status, CreatedAt: at, UpdatedAt: at, Version: sub.Version,
+	}) //nolint:wrapcheck // an API error already
+}
+
+// given treats JSON null like an absent field.
+func given(v jsontext.Value) json.RawMessage {
+	if v.Kind() == 'n' {
+		return nil
+	}
+	return json.RawMessage(v)
+}
+
+func etag(version int64) string { return fmt.Sprintf("%q", fmt.Sprint(version)) }

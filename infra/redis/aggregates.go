@@ -1,0 +1,134 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// aggregatesMax is how many topics and subscriptions an instance keeps decoded;
+// past it the cache starts anew.
+const aggregatesMax = 100_000
+
+// aggregates caches topics by tenant and name, and subscriptions by id. A wake-up
+// drops what changed; the append's guard catches what a lost wake-up left behind.
+type aggregates struct {
+	mu     sync.RWMutex
+	byName map[string]*events.Aggregate
+	nameOf map[string]string
+}
+
+func (c *aggregates) init() {
+	c.byName, c.nameOf = map[string]*events.Aggregate{}, map[string]string{}
+}
+
+func (c *aggregates) get(name string) *events.Aggregate {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.byName[name]
+}
+
+func (c *aggregates) put(name string, a *events.Aggregate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.byName) >= aggregatesMax {
+		c.init()
+	}
+	c.byName[name], c.nameOf[a.ID] = a, name
+}
+
+func (c *aggregates) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.byName, c.nameOf[id])
+	delete(c.nameOf, id)
+}
+
+func (c *aggregates) dropAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.init()
+}
+
+// Topic returns a tenant's topic by name, or events.ErrNoAggregate.
+func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error) {
+	unique := uniqueTopic(tenantID, name)
+	if a := l.aggregates.get("topic:" + unique); a != nil {
+		return a, nil
+	}
+	shardNo := events.ShardOf(tenantID, name, l.cfg.Shards)
+	k := l.shards[shardNo].keys
+	id, err := l.client.HGet(ctx, k.names(), unique).Result()
+	if errors.Is(err, goredis.Nil) {
+		return nil, events.ErrNoAggregate
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load topic: %w", err)
+	}
+	values, err := l.client.HMGet(ctx, k.topic(id), "v", "s").Result()
+	if err != nil {
+		return nil, fmt.Errorf("load topic: %w", err)
+	}
+	a, err := decodeAggregate(id, shardNo, values, l.cfg.DecodeTopic)
+	if err != nil {
+		return nil, fmt.Errorf("load topic: %w", err)
+	}
+	l.aggregates.put("topic:"+unique, a)
+	return a, nil
+}
+
+// Subscription returns a subscription by id, whoever's it is, or
+// events.ErrNoAggregate. Its shard is its topic's, so all shards are asked, in
+// one round trip.
+func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, error) {
+	if a := l.aggregates.get("sub:" + id); a != nil {
+		return a, nil
+	}
+	found := make([]*goredis.SliceCmd, len(l.shards))
+	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		for n, s := range l.shards {
+			found[n] = p.HMGet(ctx, s.keys.subscription(id), "v", "s")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load subscription: %w", err)
+	}
+	for n, cmd := range found {
+		a, err := decodeAggregate(id, n, cmd.Val(), l.cfg.DecodeSubscription)
+		if errors.Is(err, events.ErrNoAggregate) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("load subscription: %w", err)
+		}
+		l.aggregates.put("sub:"+id, a)
+		return a, nil
+	}
+	return nil, events.ErrNoAggregate
+}
+
+// Forget drops an aggregate from the cache, for a caller that was told it is
+// stale.
+func (l *Log) Forget(id string) { l.aggregates.drop(id) }
+
+func decodeAggregate(id string, shardNo int, values []any, decode func([]byte) (any, error)) (*events.Aggregate, error) {
+	if len(values) != 2 || values[0] == nil || values[1] == nil {
+		return nil, events.ErrNoAggregate
+	}
+	version, err := strconv.ParseInt(fmt.Sprint(values[0]), 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("version of %s: %w", id, err)
+	}
+	value, err := decode([]byte(fmt.Sprint(values[1])))
+	if err != nil {
+		return nil, fmt.Errorf("state of %s: %w", id, err)
+	}
+	return &events.Aggregate{ID: id, Shard: shardNo, Version: version, Value: value}, nil
+}

@@ -1,0 +1,63 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// Connection limits: the pool is 5 to 20 connections, and no command may take
+// longer than commandTimeout, so that a Redis that hangs is an error and not a
+// stuck request.
+const (
+	poolIdleMin    = 5
+	poolMax        = 20
+	commandTimeout = 5 * time.Second
+)
+
+// Open returns a client for a redis:// or rediss:// URL. It never repeats a
+// command by itself (a repeated XADD is a duplicate) and obeys its context's
+// deadline. It does not connect yet: see [WaitReady].
+func Open(url string) (*goredis.Client, error) {
+	options, err := goredis.ParseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("REDIS_URL: %w", err)
+	}
+	options.MaxRetries = -1
+	options.ContextTimeoutEnabled = true
+	options.MinIdleConns = poolIdleMin
+	options.PoolSize = poolMax
+	options.PoolTimeout = commandTimeout
+	options.DialTimeout = 2 * time.Second
+	options.ReadTimeout = commandTimeout
+	options.WriteTimeout = commandTimeout
+	options.DisableIdentity = true
+	return goredis.NewClient(options), nil
+}
+
+// WaitReady returns once Redis answers and has loaded its data, or with the
+// context's error. It says once what it waits for and once that it is over.
+func WaitReady(ctx context.Context, client goredis.UniversalClient, logger *slog.Logger) error {
+	said := false
+	for {
+		err := client.Ping(ctx).Err()
+		if err == nil {
+			if said {
+				logger.Info("Redis is ready")
+			}
+			return nil
+		}
+		if !said {
+			said = true
+			logger.Warn("waiting for Redis (REDIS_URL)", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for Redis: %w (last: %w)", ctx.Err(), err)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}

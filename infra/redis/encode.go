@@ -1,0 +1,107 @@
+package redis
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+
+	"github.com/vmihailenco/msgpack"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// encode turns a batch into the operations of the append script. This switch is
+// the table of effects: what each event does to delivery.
+func (l *Log) encode(c *call, batch []events.Append) error {
+	for i := 0; i < len(batch); {
+		n := 1
+		if batch[i].Atomic {
+			for i+n < len(batch) && batch[i+n].Atomic {
+				n++
+			}
+			c.args = append(c.args, "A", n)
+		}
+		for _, a := range batch[i : i+n] {
+			if err := l.encodeOne(c, a); err != nil {
+				return err
+			}
+		}
+		i += n
+	}
+	return nil
+}
+
+func (l *Log) encodeOne(c *call, a events.Append) error {
+	frame, err := events.Encode(a.Event)
+	if err != nil {
+		return err
+	}
+	meta, err := msgpack.Marshal(a.Meta.Metadata(a.Event.Kind(), a.TenantID, a.Version))
+	if err != nil {
+		return fmt.Errorf("append: encode metadata: %w", err)
+	}
+	key, fingerprint := l.idempotency(a)
+	ttl := l.cfg.IdempotencyTTL.Milliseconds()
+	c.bytes += len(frame.Head) + len(frame.Payload) + len(meta)
+	if a.Atomic {
+		if _, ok := a.Event.(events.MessagePublished); !ok {
+			return fmt.Errorf("append: %s cannot be part of an atomic group", a.Event.Kind())
+		}
+	}
+	switch e := a.Event.(type) {
+	case events.MessagePublished:
+		expires := int64(0)
+		if e.TTLMs > 0 {
+			expires = a.Meta.AcceptedAtMs + e.TTLMs
+		}
+		delivery, err := msgpack.Marshal(events.DeliveryMeta{
+			TenantID: a.TenantID, Key: e.Key, ContentType: e.ContentType, CorrelationID: e.CorrelationID,
+			TraceParent: e.TraceParent, ExpiresAtMs: expires, Headers: e.Headers,
+		}.Metadata())
+		if err != nil {
+			return fmt.Errorf("append: encode delivery metadata: %w", err)
+		}
+		c.args = append(c.args, "P", e.TopicID, a.Guard.TopicVersion, e.Partition, key, fingerprint, ttl,
+			a.ID, meta, frame.Head, frame.Payload, frame.Tail, delivery)
+	case events.TopicCreated:
+		c.args = append(c.args, "T", e.TopicID, a.Version, a.State, uniqueTopic(a.TenantID, e.Name),
+			key, fingerprint, ttl, a.ID, meta, frame.Head)
+	case events.SubscriptionCreated:
+		start := "$"
+		if e.OffsetResetPolicy == "earliest" {
+			start = "0"
+		}
+		c.args = append(c.args, "S", e.SubscriptionID, a.Version, a.State, e.TopicID, a.Guard.TopicVersion,
+			e.ConsumerGroup, e.ConsumerGroup+"/"+e.ConsumerName, a.Guard.Partitions, start,
+			key, fingerprint, ttl, a.ID, meta, frame.Head)
+	case events.MessageConsumed:
+		l.encodeSettled(c, a, e.Delivery, meta, frame)
+	case events.MessageDeadLettered:
+		l.encodeSettled(c, a, e.Delivery, meta, frame)
+	case events.MessageFailed:
+		lease := a.Guard.Lease
+		c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), e.MessageID, a.ID, meta, frame.Head)
+	}
+	return nil
+}
+
+// encodeSettled is for events that end a message's life in a group.
+func (l *Log) encodeSettled(c *call, a events.Append, d events.Delivery, meta []byte, frame events.Frame) {
+	lease := a.Guard.Lease
+	c.args = append(c.args, "K", d.TopicID, d.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+		d.SubscriptionID, a.ID, meta, frame.Head)
+}
+
+// idempotency returns the name under which an append is remembered, ” where the
+// caller gave no key. The name is a hash: what a caller writes is no part of ours.
+func (l *Log) idempotency(a events.Append) (key, fingerprint string) {
+	if a.Meta.IdempotencyKey == "" {
+		return "", ""
+	}
+	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(a.Event.Kind()) + "\x00" + a.Meta.IdempotencyKey))
+	return hex.EncodeToString(sum[:]), a.Meta.Fingerprint
+}
+
+func uniqueTopic(tenantID, name string) string { return tenantID + "/" + name }

@@ -1,0 +1,164 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/vmihailenco/msgpack"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// pollRecheck is how often a long poll looks for itself, in case its wake-up was
+// lost.
+const pollRecheck = 5 * time.Second
+
+// leaseStart rotates the partition from which leases start.
+var leaseStart atomic.Uint32
+
+// Lease leases messages to a consumer. Where there are none it waits for some, at
+// most wait, and then answers with none. ctx ends the wait early; messages that
+// were leased before ctx ended are returned all the same.
+func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error) {
+	deadline := time.Now().Add(wait)
+	p := l.hub.enter(req.TopicID, req.Group)
+	defer l.hub.leave(req.TopicID, req.Group, p)
+	for {
+		seen := l.hub.seen(p)
+		leased, err := l.leaseNow(ctx, req)
+		if err != nil || len(leased) > 0 {
+			if len(leased) == req.MessagesMax {
+				l.hub.pass(p)
+			}
+			return leased, err
+		}
+		left := time.Until(deadline)
+		if left <= 0 {
+			return nil, nil
+		}
+		l.hub.wait(ctx, p, seen, min(left, pollRecheck))
+		if ctx.Err() != nil {
+			// The consumer left: its turn, if it had one, is another's.
+			l.hub.pass(p)
+			return nil, nil
+		}
+	}
+}
+
+func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error) {
+	s := l.shards[req.Shard]
+	// A script that began leasing cannot be called back, so a caller that hangs
+	// up does not cancel it.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
+	defer cancel()
+	v, err := leaseScript.Run(ctx, l.client, []string{s.keys.due()},
+		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
+		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, req.Partitions,
+		leaseStart.Add(1)%uint32(req.Partitions), //nolint:gosec // partitions are few
+	).Result()
+	if err != nil {
+		if strings.Contains(err.Error(), "NOGROUP") {
+			return nil, events.ErrStale
+		}
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	var r reply
+	answer := r.list(v)
+	status, now := r.int(r.at(answer, 0)), r.int(r.at(answer, 1))
+	if r.err == nil && status != 0 {
+		return nil, events.ErrStale
+	}
+	items := r.list(r.at(answer, 2))
+	leased := make([]events.Leased, 0, len(items))
+	for _, item := range items {
+		one := r.list(item)
+		m := r.leased(r.str(r.at(one, 0)), r.str(r.at(one, 1)), r.list(r.at(one, 2)))
+		m.LeasedAtMs = now
+		leased = append(leased, m)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("lease: %w", r.err)
+	}
+	if len(leased) > 0 {
+		s.nextDue.at(time.Now().Add(req.For))
+	}
+	return leased, nil
+}
+
+// leased reads an entry of a partition's stream or of a retry stream.
+func (r *reply) leased(stream, entry string, fields []any) events.Leased {
+	if r.err != nil {
+		return events.Leased{}
+	}
+	m := events.Leased{Attempt: 1}
+	var err error
+	fail := func(what string, cause error) {
+		if cause != nil && r.err == nil {
+			r.err = fmt.Errorf("entry %s: %s: %w", entry, what, cause)
+		}
+	}
+	m.EntryID = entry
+	m.Stream, err = strconv.Atoi(stream)
+	fail("stream", err)
+	m.Partition = m.Stream
+	_, seq, err := parseEntryID(entry)
+	fail("id", err)
+	m.Offset = seq - 1
+	for i := 0; i+1 < len(fields); i += 2 {
+		name, value := r.str(fields[i]), r.str(fields[i+1])
+		err = nil
+		switch name {
+		case "_watermill_message_uuid":
+			m.MessageID = value
+		case "metadata":
+			md := map[string]string{}
+			if err = msgpack.Unmarshal([]byte(value), &md); err == nil {
+				m.Meta, err = events.ParseDeliveryMeta(md)
+			}
+		case "payload":
+			m.Payload = []byte(value)
+		case "pos":
+			m.Position, err = parsePosition(value)
+		case "off":
+			m.Offset, err = strconv.ParseInt(value, 10, 64)
+		case "part":
+			m.Partition, err = strconv.Atoi(value)
+		case "att":
+			m.Attempt, err = strconv.Atoi(value)
+		}
+		fail(name, err)
+	}
+	return m
+}
+
+// Extend moves the end of leases to d from now, by the log's clock. It returns
+// that end in ms since 1970, and for each lease whether it was still held.
+func (l *Log) Extend(ctx context.Context, shardNo int, topicID, group, subscriptionID string, leases []events.Lease, d time.Duration) (int64, []bool, error) {
+	s := l.shards[shardNo]
+	args := make([]any, 0, 5+2*len(leases))
+	args = append(args, s.keys.prefix, topicID, group, subscriptionID, d.Milliseconds())
+	for _, lease := range leases {
+		args = append(args, strconv.Itoa(lease.Stream), lease.EntryID)
+	}
+	v, err := extendScript.Run(ctx, l.client, []string{s.keys.due()}, args...).Result()
+	if err != nil {
+		return 0, nil, fmt.Errorf("extend: %w", err)
+	}
+	var r reply
+	answer := r.list(v)
+	ends := r.int(r.at(answer, 0))
+	held := make([]bool, len(leases))
+	flags := r.list(r.at(answer, 1))
+	for i := range held {
+		held[i] = r.int(r.at(flags, i)) == 1
+	}
+	if r.err != nil {
+		return 0, nil, fmt.Errorf("extend: %w", r.err)
+	}
+	s.nextDue.at(time.Now().Add(d))
+	return ends, held, nil
+}

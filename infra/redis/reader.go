@@ -1,0 +1,111 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	goredis "github.com/redis/go-redis/v9"
+	"github.com/vmihailenco/msgpack"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Limits of the log reader.
+const (
+	readCount = 1000
+	readBlock = 2 * time.Second
+	// readAhead is how many messages wait between the reader and its consumer.
+	readAhead = 2000
+)
+
+// LogReader follows a shard's log from a position, as a Watermill subscriber. It
+// uses no consumer group: whoever follows keeps its own position, so acks mean
+// nothing here and many messages are under way at once. Each message carries
+// events.MetaShard and events.MetaPosition.
+type LogReader struct {
+	client goredis.UniversalClient
+	shard  int
+	after  events.Position
+	logger *slog.Logger
+}
+
+var _ message.Subscriber = (*LogReader)(nil)
+
+// Reader returns a subscriber to a shard's log that starts after a position.
+// Subscribe it to [LogStream].
+func (l *Log) Reader(shardNo int, after events.Position) *LogReader {
+	return &LogReader{client: l.client, shard: shardNo, after: after, logger: l.cfg.Logger}
+}
+
+// Subscribe follows the stream until ctx ends; then the channel is closed. While
+// Redis is away it waits and goes on.
+func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *message.Message, error) {
+	out := make(chan *message.Message, readAhead)
+	go func() {
+		defer close(out)
+		last := entryID(r.after)
+		for ctx.Err() == nil {
+			entries, err := r.read(ctx, stream, last)
+			if err != nil {
+				if ctx.Err() == nil {
+					r.logger.Warn("read the log", "shard", r.shard, "error", err)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(250 * time.Millisecond):
+				}
+				continue
+			}
+			for _, entry := range entries {
+				select {
+				case out <- r.message(ctx, entry):
+				case <-ctx.Done():
+					return
+				}
+				last = entry.ID
+			}
+		}
+	}()
+	return out, nil
+}
+
+// Close does nothing: a subscription ends with its context.
+func (r *LogReader) Close() error { return nil }
+
+func (r *LogReader) read(ctx context.Context, stream, last string) ([]goredis.XMessage, error) {
+	streams, err := r.client.XRead(ctx, &goredis.XReadArgs{
+		Streams: []string{stream, last}, Count: readCount, Block: readBlock,
+	}).Result()
+	if errors.Is(err, goredis.Nil) || len(streams) == 0 {
+		if errors.Is(err, goredis.Nil) {
+			err = nil
+		}
+		return nil, err //nolint:wrapcheck // wrapped where it is logged
+	}
+	return streams[0].Messages, err //nolint:wrapcheck // wrapped where it is logged
+}
+
+// message never fails: an entry that cannot be read becomes a message without a
+// kind, which the fold refuses loudly. Skipping it would be a silent loss.
+func (r *LogReader) message(ctx context.Context, entry goredis.XMessage) *message.Message {
+	id, _ := entry.Values["_watermill_message_uuid"].(string)
+	payload, _ := entry.Values["payload"].(string)
+	packed, _ := entry.Values["metadata"].(string)
+	md := make(map[string]string, 8)
+	if err := msgpack.Unmarshal([]byte(packed), &md); err != nil {
+		r.logger.Error("log entry with unreadable metadata", "shard", r.shard, "entry", entry.ID, "error", err)
+		md = map[string]string{}
+	}
+	md[events.MetaShard] = strconv.Itoa(r.shard)
+	if p, err := parsePosition(entry.ID); err == nil {
+		md[events.MetaPosition] = strconv.FormatInt(int64(p), 10)
+	}
+	m := message.NewMessage(id, []byte(payload))
+	m.Metadata = md
+	m.SetContext(ctx)
+	return m
+}

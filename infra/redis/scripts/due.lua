@@ -1,0 +1,53 @@
+-- Moves what is due, by Redis' own clock: parked retries go to their group's
+-- retry stream; leases that ran out are handed to the caller to decide on, and
+-- set aside for a moment so that instances do not all decide the same ones.
+--
+-- KEYS[1]  the shard's due set
+-- ARGV     prefix, items at most, ms for which an expired lease is set aside
+--
+-- Answers {now, next due time or -1, {{subscription, topic, group, stream, entry,
+-- consumer, leased at, fields}…}}.
+local due, prefix, most, aside = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local expired, woken, wake = {}, {}, {}
+
+local function release(member)
+  local topic, group = string.match(member, '^r|(.-)|(.-)|')
+  local packed = redis.call('HGET', prefix .. 'parked', member)
+  local key = prefix .. 'retry:' .. topic .. ':' .. group
+  if packed and redis.call('EXISTS', key) == 1 then
+    redis.call('XADD', key, '*', unpack(cmsgpack.unpack(packed)))
+    local line = 'r ' .. topic .. ' ' .. group
+    if not woken[line] then
+      woken[line] = true
+      wake[#wake + 1] = line
+    end
+  end
+  redis.call('HDEL', prefix .. 'parked', member)
+  redis.call('HINCRBY', prefix .. 'waiting:' .. topic, group, -1)
+  redis.call('ZREM', due, member)
+end
+
+local function expire(member)
+  local sub, topic, group, stream, entry = string.match(member, '^l|(.-)|(.-)|(.-)|(.-)|(.-)$')
+  local key = prefix .. 'q:' .. topic .. ':' .. stream
+  if stream == '-1' then key = prefix .. 'retry:' .. topic .. ':' .. group end
+  local pending = redis.pcall('XPENDING', key, group, entry, entry, 1)
+  local entries = redis.call('XRANGE', key, entry, entry)
+  if pending.err or #pending == 0 or #entries == 0 then
+    redis.call('ZREM', due, member)
+    return
+  end
+  redis.call('ZADD', due, now + aside, member)
+  expired[#expired + 1] = { sub, topic, group, stream, entry, pending[1][2], now - pending[1][3], entries[1][2] }
+end
+
+for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most)) do
+  if string.sub(member, 1, 1) == 'r' then release(member) else expire(member) end
+end
+if #wake > 0 then
+  redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))
+end
+local head = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+return { now, head[2] and tonumber(head[2]) or -1, expired }

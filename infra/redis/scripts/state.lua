@@ -1,0 +1,58 @@
+-- The live state of a topic: per partition the entries held, the next offset and
+-- each group's place; per group its retries. One round trip, one moment.
+--
+-- KEYS[1]  the shard's due set
+-- ARGV     prefix, topic, partitions
+--
+-- Answers {now, {{length, next offset, first position, {{group, delivered, pending,
+-- first unsettled position}…}}…}, {{group, retries ready or leased, retries
+-- leased, retries waiting for their time, first position}…}}. Positions are entry
+-- ids of the log, '' where there is none.
+local prefix, topic = ARGV[1], ARGV[2]
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+
+local function groups(key)
+  local out = {}
+  if redis.call('EXISTS', key) == 0 then return out end
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
+    local g = {}
+    for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
+    out[#out + 1] = g
+  end
+  return out
+end
+
+local function position_at(key, from)
+  local first = redis.call('XRANGE', key, from, '+', 'COUNT', 1)
+  return first[1] and first[1][2][8] or ''
+end
+
+local partitions, names = {}, {}
+for p = 0, tonumber(ARGV[3]) - 1 do
+  local key = prefix .. 'q:' .. topic .. ':' .. p
+  local of_partition = {}
+  for _, g in ipairs(groups(key)) do
+    local last = tonumber(string.match(g['last-delivered-id'], '%-(%d+)$'))
+    local unsettled = last + 1
+    if g['pending'] > 0 then
+      unsettled = tonumber(string.match(redis.call('XPENDING', key, g['name'])[2], '%-(%d+)$'))
+    end
+    of_partition[#of_partition + 1] =
+      { g['name'], last, g['pending'], position_at(key, '0-' .. string.format('%d', unsettled)) }
+    names[g['name']] = true
+  end
+  local nxt = tonumber(redis.call('HGET', prefix .. 'topic:' .. topic, 'o:' .. p) or '0')
+  partitions[#partitions + 1] = { redis.call('XLEN', key), nxt, position_at(key, '-'), of_partition }
+end
+
+local retries = {}
+for name in pairs(names) do
+  local key = prefix .. 'retry:' .. topic .. ':' .. name
+  local leased = 0
+  for _, g in ipairs(groups(key)) do leased = g['pending'] end
+  local n = redis.call('EXISTS', key) == 1 and redis.call('XLEN', key) or 0
+  local waiting = tonumber(redis.call('HGET', prefix .. 'waiting:' .. topic, name) or '0')
+  retries[#retries + 1] = { name, n, leased, waiting, position_at(key, '-') }
+end
+return { now, partitions, retries }

@@ -1,0 +1,72 @@
+package redis
+
+import (
+	"context"
+	"strconv"
+	"strings"
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Run listens for wake-ups until ctx ends: one subscription for all shards,
+// whatever the number of queues and polls. Without it the log works, but polls
+// and waits are only as quick as their re-checks.
+func (l *Log) Run(ctx context.Context) {
+	channels := make(map[string]*shard, len(l.shards))
+	names := make([]string, 0, len(l.shards))
+	for _, s := range l.shards {
+		channels[s.keys.wake()] = s
+		names = append(names, s.keys.wake())
+	}
+	for ctx.Err() == nil {
+		l.listen(ctx, channels, l.client.Subscribe(ctx, names...))
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// listen handles one connection's wake-ups until it breaks.
+func (l *Log) listen(ctx context.Context, channels map[string]*shard, sub *goredis.PubSub) {
+	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
+	defer stop()
+	defer func() { _ = sub.Close() }()
+	for {
+		v, err := sub.Receive(ctx)
+		if err != nil {
+			return
+		}
+		switch m := v.(type) {
+		case *goredis.Subscription:
+			// Whatever happened while nobody listened: forget and look again.
+			l.aggregates.dropAll()
+			l.hub.wakeAll()
+		case *goredis.Message:
+			for line := range strings.SplitSeq(m.Payload, "\n") {
+				l.woken(channels[m.Channel], line)
+			}
+		}
+	}
+}
+
+// woken handles one line of a wake-up: a letter and what it concerns.
+func (l *Log) woken(s *shard, line string) {
+	what, about, _ := strings.Cut(line, " ")
+	switch what {
+	case "q":
+		l.hub.wakeTopic(about)
+	case "r":
+		topicID, group, _ := strings.Cut(about, " ")
+		l.hub.wakeGroup(topicID, group)
+	case "a":
+		l.aggregates.drop(about)
+	case "f":
+		if n, err := strconv.ParseInt(about, 10, 64); err == nil {
+			s.folded.announce(events.Position(n))
+		}
+	}
+}
