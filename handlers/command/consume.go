@@ -3,7 +3,6 @@ package command
 import (
 	"net/http"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
 
 	"github.com/tallymq/tallymq/commands"
@@ -20,7 +19,7 @@ type pullRequest struct {
 type pulledMessage struct {
 	MessageID      string            `json:"messageId"`
 	AckToken       string            `json:"ackToken"`
-	Payload        jsontext.Value    `json:"payload"`
+	Payload        web.Raw           `json:"payload"`
 	Headers        map[string]string `json:"headers"`
 	Key            string            `json:"key,omitempty"`
 	ContentType    string            `json:"contentType"`
@@ -60,13 +59,13 @@ func (h *Handlers) pull(c echo.Context) error {
 	out := pullAnswer{Messages: make([]pulledMessage, len(pulled))}
 	for i, m := range pulled {
 		out.Messages[i] = pulledMessage{
-			MessageID: m.MessageID, AckToken: m.AckToken, Payload: jsontext.Value(m.Payload), Headers: m.Meta.Headers,
+			MessageID: m.MessageID, AckToken: m.AckToken, Payload: web.Raw(m.Payload), Headers: m.Meta.Headers,
 			Key: m.Meta.Key, ContentType: m.Meta.ContentType, Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt,
 			PublishedAt: timeOf(m.Position.Ms()), CorrelationID: m.Meta.CorrelationID, TraceParent: m.Meta.TraceParent,
 			TraceID: traceID(m.Meta.TraceParent), LeaseExpiresAt: timeOf(m.LeaseExpiresAtMs),
 		}
 	}
-	return web.WriteJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
 }
 
 // traceID is the second field of a traceparent.

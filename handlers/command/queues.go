@@ -41,7 +41,7 @@ type queueAnswer struct {
 	ReplicationFactor int            `json:"replicationFactor"`
 	RetentionMs       int64          `json:"retentionMs"`
 	MessageFormat     string         `json:"messageFormat"`
-	SchemaDefinition  jsontext.Value `json:"schemaDefinition,omitempty"`
+	SchemaDefinition  web.Raw        `json:"schemaDefinition,omitempty"`
 	CompressionType   string         `json:"compressionType"`
 	IsPublic          bool           `json:"isPublic"`
 	AllowedProducers  []string       `json:"allowedProducers"`
@@ -75,10 +75,10 @@ func (h *Handlers) createQueue(c echo.Context) error {
 	at := timeOf(receipt.Position.Ms())
 	c.Response().Header().Set("ETag", etag(topic.Version))
 	c.Response().Header().Set("Location", "/api/v1/mq/queues/"+e.Name)
-	return web.WriteJSON(c, created(caller), queueAnswer{
+	return web.WriteRawJSON(c, created(caller), queueAnswer{
 		ID: e.TopicID, TenantID: topic.TenantID, Name: e.Name, DisplayName: e.DisplayName, Description: e.Description,
 		TopicType: e.TopicType, PartitionCount: e.PartitionCount, ReplicationFactor: e.ReplicationFactor,
-		RetentionMs: e.RetentionMs, MessageFormat: e.MessageFormat, SchemaDefinition: jsontext.Value(e.SchemaDefinition),
+		RetentionMs: e.RetentionMs, MessageFormat: e.MessageFormat, SchemaDefinition: web.Raw(e.SchemaDefinition),
 		CompressionType: e.CompressionType, IsPublic: e.IsPublic,
 		AllowedProducers: e.AllowedProducers, AllowedConsumers: e.AllowedConsumers, Status: e.Status,
 		CreatedAt: at, UpdatedAt: at, Version: topic.Version,
@@ -116,7 +116,7 @@ type subscriptionAnswer struct {
 	MaxPollRecords      int            `json:"maxPollRecords"`
 	SessionTimeoutMs    int            `json:"sessionTimeoutMs"`
 	HeartbeatIntervalMs int            `json:"heartbeatIntervalMs"`
-	HandlerConfig       jsontext.Value `json:"handlerConfig"`
+	HandlerConfig       web.Raw        `json:"handlerConfig"`
 	MaxRetryAttempts    int            `json:"maxRetryAttempts"`
 	RetryDelayMs        int            `json:"retryDelayMs"`
 	Status              string         `json:"status"`
@@ -148,11 +148,11 @@ func (h *Handlers) createSubscription(c echo.Context) error {
 	at := timeOf(receipt.Position.Ms())
 	c.Response().Header().Set("ETag", etag(sub.Version))
 	c.Response().Header().Set("Location", "/api/v1/mq/subscriptions/"+e.SubscriptionID)
-	return web.WriteJSON(c, created(caller), subscriptionAnswer{
+	return web.WriteRawJSON(c, created(caller), subscriptionAnswer{
 		ID: e.SubscriptionID, TopicID: e.TopicID, TenantID: sub.TenantID, Queue: req.Queue, ConsumerGroup: e.ConsumerGroup,
 		ConsumerName: e.ConsumerName, SubscriptionType: e.SubscriptionType, OffsetResetPolicy: e.OffsetResetPolicy,
 		MaxPollRecords: e.MaxPollRecords, SessionTimeoutMs: e.SessionTimeoutMs, HeartbeatIntervalMs: e.HeartbeatIntervalMs,
-		HandlerConfig: jsontext.Value(e.HandlerConfig), MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
+		HandlerConfig: web.Raw(e.HandlerConfig), MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
 		Status: e.Status, CreatedAt: at, UpdatedAt: at, Version: sub.Version,
 	}) //nolint:wrapcheck // an API error already
 }

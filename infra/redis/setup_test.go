@@ -2,7 +2,6 @@ package redis
 
 import (
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"os"
 	"testing"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/infra/devstack"
 )
 
 const tenant = "00000000-0000-0000-0000-000000000001"
@@ -30,7 +30,7 @@ type state struct {
 
 func setup(t testing.TB) *testBundle {
 	t.Helper()
-	url, prefix := testRedis(t)
+	url, prefix := devstack.TestRedis(t)
 	client, err := Open(url)
 	require.NoError(t, err)
 	require.NoError(t, WaitReady(t.Context(), client, slog.Default()))
@@ -58,9 +58,7 @@ func newID(t testing.TB) string {
 	return id.String()
 }
 
-func testRedis(t testing.TB) (url, prefix string) {
-	return os.Getenv("TALLYMQ_SCRATCH_REDIS"), fmt.Sprintf("t%d:", time.Now().UnixNano())
-}
+func TestMain(m *testing.M) { os.Exit(devstack.Main(m)) }
 
 // given a topic with partitions, and what is needed to publish to it.
 type topicFixture struct {

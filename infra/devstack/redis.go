@@ -1,0 +1,122 @@
+package devstack
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// RedisOptions says where a Redis runs.
+type RedisOptions struct {
+	// Dir holds its data; it is made if need be.
+	Dir string
+	// Port is on loopback; 0 takes a free one.
+	Port int
+	// Log takes the server's output; nil is a file in Dir.
+	Log io.Writer
+}
+
+// Redis is a private Redis with an append-only file that is synced on every write
+// and no eviction.
+type Redis struct {
+	process
+
+	port int
+	lock *os.File
+}
+
+// StartRedis starts a Redis and returns once it answers. Stop it in the end.
+func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		return nil, missing("redis-server", "redis-server", "redis")
+	}
+	lock, err := lockDir(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	log, err := logTo(o.Log, o.Dir, "redis.log")
+	if err != nil {
+		return nil, err
+	}
+	r := &Redis{lock: lock}
+	r.ready = r.ping
+	r.command = func() *exec.Cmd {
+		cmd := exec.Command(program, //nolint:gosec,noctx // found on the PATH; ends by Stop
+			"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", o.Dir, "--daemonize", "no",
+			"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction")
+		cmd.Stdout, cmd.Stderr = log, log
+		cmd.SysProcAttr = attributes(syscall.SIGTERM)
+		return cmd
+	}
+	err = onPort(o.Port, func(port int) error {
+		r.port = port
+		return r.start(ctx)
+	})
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// Addr is host:port.
+func (r *Redis) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(r.port)) }
+
+// URL is a REDIS_URL.
+func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }
+
+// Kill ends the server as a crash would.
+func (r *Redis) Kill() { r.kill() }
+
+// Restart starts the server again, on the same port and data, after Kill.
+func (r *Redis) Restart(ctx context.Context) error { return r.start(ctx) }
+
+// Stop shuts the server down.
+func (r *Redis) Stop(ctx context.Context) error {
+	defer func() { _ = r.lock.Close() }()
+	return r.stop(ctx, syscall.SIGTERM)
+}
+
+func (r *Redis) ping(ctx context.Context) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", r.Addr())
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := io.WriteString(conn, "PING\r\nINFO server\r\n"); err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	reader := bufio.NewReader(conn)
+	answer, err := reader.ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("ping: %w", err)
+	}
+	if !strings.HasPrefix(answer, "+PONG") {
+		return fmt.Errorf("ping: %s", strings.TrimSpace(answer))
+	}
+	// Somebody else may have taken the port: it must be our child that answers.
+	for {
+		line, err := reader.ReadString('\n')
+		if err != nil {
+			return fmt.Errorf("ping: %w", err)
+		}
+		if pid, found := strings.CutPrefix(strings.TrimSpace(line), "process_id:"); found {
+			if pid != strconv.Itoa(r.pid()) {
+				return errors.New("another Redis has this port")
+			}
+			return nil
+		}
+	}
+}
