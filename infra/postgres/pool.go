@@ -1,0 +1,108 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+
+	"github.com/tallymq/tallymq/migrations"
+)
+
+// Limits of connections.
+const (
+	// poolMax is how many connections queries share; projections have their own.
+	poolMax        = 10
+	connectTimeout = 3 * time.Second
+)
+
+// Open returns a pool. It does not connect yet: see [WaitReady].
+func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	if cfg.MaxConns < poolMax {
+		cfg.MaxConns = poolMax
+	}
+	cfg.ConnConfig.ConnectTimeout = connectTimeout
+	cfg.ConnConfig.RuntimeParams["application_name"] = "tallymq"
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open Postgres: %w", err)
+	}
+	return pool, nil
+}
+
+// Connect returns one connection for long use, as projections need. The server
+// ends it when our machine is gone without a word.
+func Connect(ctx context.Context, url string) (*pgx.Conn, error) {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	cfg.ConnectTimeout = connectTimeout
+	for name, value := range map[string]string{
+		"application_name": "tallymq projector", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return conn, nil
+}
+
+// WaitReady returns once Postgres answers, or with the context's error. It says
+// once what it waits for and once that it is over.
+func WaitReady(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	said := false
+	for {
+		err := pool.Ping(ctx)
+		if err == nil {
+			if said {
+				logger.Info("Postgres is ready")
+			}
+			return nil
+		}
+		if !said {
+			said = true
+			logger.Warn("waiting for Postgres (DATABASE_URL)", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for Postgres: %w (last: %w)", ctx.Err(), err)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// Migrate brings the schema up to date. Instances that start together wait for
+// each other.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer func() { _ = db.Close() }()
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations.FS, goose.WithSessionLocker(locker))
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	results, err := provider.Up(ctx)
+	if err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	for _, r := range results {
+		logger.Info("migrated", "migration", r.Source.Path, "took", r.Duration.Round(time.Millisecond))
+	}
+	return nil
+}
