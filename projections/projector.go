@@ -1,0 +1,249 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Name is the projection's name in projection_checkpoints.
+const Name = "read"
+
+// Limits of a projector.
+const (
+	// BatchEventsMax and BatchBytesMax bound one transaction.
+	BatchEventsMax = 1000
+	BatchBytesMax  = 8 << 20
+	// decodedAhead is how many decoded events wait for the next transaction.
+	decodedAhead = 2000
+	// lockRetry is how often a stand-by looks whether the active projector is
+	// gone. Waiting inside Postgres would hold back its vacuum.
+	lockRetry = 500 * time.Millisecond
+	// commitTimeout bounds one transaction, so that a Postgres that hangs is an
+	// error and not a stuck shard.
+	commitTimeout = 30 * time.Second
+	backoffMin    = 100 * time.Millisecond
+	backoffMax    = 2 * time.Second
+)
+
+// Config is what a [Projector] needs.
+type Config struct {
+	Shard int
+	// Connect opens the projector's own connection: it holds the lock and writes.
+	Connect func(ctx context.Context) (*pgx.Conn, error)
+	// Source returns a subscriber to the shard's log, and the topic to subscribe
+	// to. It delivers what stands after a position, in order; what stands before
+	// is recognized and left out.
+	Source func(after events.Position) (message.Subscriber, string)
+	// Committed is told of every position up to which Postgres has everything,
+	// once it stands there and then after every transaction. It must not block.
+	Committed func(upTo events.Position)
+	Logger    *slog.Logger
+}
+
+// Projector folds one shard's log into Postgres. Any number may run for a shard,
+// on any instances: one is active, the others stand by.
+type Projector struct{ cfg Config }
+
+// New returns a projector; [Projector.Run] runs it.
+func New(cfg Config) *Projector { return &Projector{cfg: cfg} }
+
+// Run folds until ctx ends. Whatever goes wrong is logged and tried again from
+// the checkpoint, sooner or later according to how often it went wrong.
+func (p *Projector) Run(ctx context.Context) {
+	backoff := backoffMin
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := p.runOnce(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > 10*backoffMax {
+			backoff = backoffMin
+		}
+		p.cfg.Logger.Warn("projector stopped; trying again", "shard", p.cfg.Shard, "in", backoff, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(backoff):
+		}
+		backoff = min(2*backoff, backoffMax)
+	}
+}
+
+func (p *Projector) runOnce(ctx context.Context) error {
+	conn, err := p.cfg.Connect(ctx)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	defer func() {
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(closing)
+	}()
+	if err := lock(ctx, conn, p.cfg.Shard); err != nil {
+		return err
+	}
+	at, err := checkpoint(ctx, conn, p.cfg.Shard)
+	if err != nil {
+		return err
+	}
+	p.cfg.Committed(at)
+	p.cfg.Logger.Debug("projector is active", "shard", p.cfg.Shard, "position", int64(at))
+	return p.follow(ctx, conn, at)
+}
+
+// lock returns once this connection holds the shard's lock, for as long as it
+// lives. Losing the connection is losing the lock and the means to write.
+func lock(ctx context.Context, conn *pgx.Conn, shard int) error {
+	for {
+		var held bool
+		err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('tallymq:projector:' || current_schema() || ':' || $1::text, 0))`,
+			fmt.Sprintf("%s/%d", Name, shard)).Scan(&held)
+		if err != nil {
+			return fmt.Errorf("lock shard %d: %w", shard, err)
+		}
+		if held {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lock shard %d: %w", shard, ctx.Err())
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+func checkpoint(ctx context.Context, conn *pgx.Conn, shard int) (events.Position, error) {
+	var at int64
+	err := conn.QueryRow(ctx, `
+WITH made AS (INSERT INTO projection_checkpoints (projection, shard, position) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING RETURNING position)
+SELECT position FROM made UNION ALL SELECT position FROM projection_checkpoints WHERE projection = $1 AND shard = $2`, Name, shard).Scan(&at)
+	if err != nil {
+		return 0, fmt.Errorf("checkpoint of shard %d: %w", shard, err)
+	}
+	return events.Position(at), nil
+}
+
+// decoded is a message of the log and what it says.
+type decoded struct {
+	msg    *message.Message
+	record events.Record
+	err    error
+}
+
+// follow folds what comes after a position. Decoding runs ahead while a
+// transaction is under way; whatever has come meanwhile is the next batch.
+func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Position) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	source, topic := p.cfg.Source(at)
+	messages, err := source.Subscribe(ctx, topic)
+	if err != nil {
+		return fmt.Errorf("subscribe to the log: %w", err)
+	}
+	ready := make(chan decoded, decodedAhead)
+	go decode(ctx, messages, ready)
+	for {
+		batch, err := gather(ctx, ready)
+		if err != nil {
+			return err
+		}
+		records := make([]events.Record, 0, len(batch))
+		last := at
+		for _, d := range batch {
+			if d.record.Position > last {
+				records, last = append(records, d.record), d.record.Position
+			}
+		}
+		if len(records) > 0 {
+			if err := p.commit(ctx, conn, at, records); err != nil {
+				return err
+			}
+			at = last
+		}
+		for _, d := range batch {
+			d.msg.Ack()
+		}
+	}
+}
+
+func (p *Projector) commit(ctx context.Context, conn *pgx.Conn, at events.Position, records []events.Record) error {
+	c, err := fold(records)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
+	defer cancel()
+	if err := commit(ctx, conn, p.cfg.Shard, at, records, &c); err != nil {
+		return err
+	}
+	p.cfg.Committed(records[len(records)-1].Position)
+	return nil
+}
+
+// decode decodes until the first message that says nothing it knows: what comes
+// after that one must not be folded before it.
+func decode(ctx context.Context, messages <-chan *message.Message, ready chan<- decoded) {
+	defer close(ready)
+	for m := range messages {
+		r, err := events.ParseRecord(m.UUID, m.Metadata, m.Payload)
+		select {
+		case ready <- decoded{msg: m, record: r, err: err}:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// gather waits for a first event and takes what else is there, within the limits.
+// What cannot be decoded ends the batch before it, and then the projector.
+func gather(ctx context.Context, ready <-chan decoded) ([]decoded, error) {
+	var batch []decoded
+	bytes := 0
+	for len(batch) < BatchEventsMax && bytes < BatchBytesMax {
+		var d decoded
+		var ok bool
+		if len(batch) == 0 {
+			select {
+			case d, ok = <-ready:
+			case <-ctx.Done():
+				return nil, fmt.Errorf("follow the log: %w", ctx.Err())
+			}
+		} else {
+			select {
+			case d, ok = <-ready:
+			default:
+				return batch, nil
+			}
+		}
+		switch {
+		case !ok && len(batch) == 0:
+			return nil, errLogEnded
+		case !ok:
+			return batch, nil
+		case d.err != nil && len(batch) == 0:
+			d.msg.Nack()
+			return nil, fmt.Errorf("decode: %w", d.err)
+		case d.err != nil:
+			// Nothing was decoded after it, so this run ends with this batch, and
+			// the next one meets it first.
+			d.msg.Nack()
+			return batch, nil
+		}
+		batch = append(batch, d)
+		bytes += len(d.record.Data)
+	}
+	return batch, nil
+}
+
+var errLogEnded = errors.New("the subscription to the log ended")
