@@ -1,0 +1,132 @@
+package query
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/queries"
+)
+
+// Codes of what is not there.
+const (
+	codeQueueNotFound        = "MQ_QUEUE_NOT_FOUND"
+	codeSubscriptionNotFound = "MQ_SUBSCRIPTION_NOT_FOUND"
+	codeMessageNotFound      = "MQ_MESSAGE_NOT_FOUND"
+)
+
+// queryTimeout bounds one request's queries.
+const queryTimeout = 10 * time.Second
+
+// Deps is what the handlers need.
+type Deps struct {
+	DB queries.DB
+	// Identity says whose rows the caller may see.
+	Identity func(echo.Context) (tenantID, subject string)
+	Cursors  web.Cursors
+	// State returns a queue's delivery at this moment.
+	State func(ctx context.Context, q queries.Queue) (State, error)
+	// MessageIDBound is the least message id that can be of an instant or later.
+	MessageIDBound func(time.Time) string
+	Logger         *slog.Logger
+}
+
+// Handlers serves the query API.
+type Handlers struct{ deps Deps }
+
+// New returns handlers.
+func New(deps Deps) *Handlers { return &Handlers{deps: deps} }
+
+// Register adds the routes to the API's group.
+func (h *Handlers) Register(g *echo.Group) {
+	g.GET("/queues", h.queues)
+	g.GET("/queues/:name", h.queue)
+	g.GET("/subscriptions", h.subscriptions)
+	g.GET("/subscriptions/:id", h.subscription)
+	g.GET("/messages", h.messages)
+	g.GET("/messages/:id", h.message)
+	g.GET("/messages/:id/events", h.messageEvents)
+}
+
+// page is a part of a list, as the API shows it.
+type page[T any] struct {
+	Data       []T     `json:"data"`
+	NextCursor *string `json:"nextCursor"`
+}
+
+// list is a request for a page of a list.
+type list struct {
+	tenantID string
+	// name is the list with its filters: a cursor is good for that alone.
+	name string
+	page queries.Page
+}
+
+// parseList reads limit, cursor and filters; other parameters are refused.
+func (h *Handlers) parseList(c echo.Context, name string, filters ...string) (list, error) {
+	l := list{name: name}
+	l.tenantID, _ = h.deps.Identity(c)
+	if err := web.CheckQuery(c, append([]string{"limit", "cursor"}, filters...)...); err != nil {
+		return l, err //nolint:wrapcheck // an API error already
+	}
+	for _, f := range filters {
+		l.name += "\x00" + c.QueryParam(f)
+	}
+	var err error
+	if l.page.Limit, err = web.ParseLimit(c); err != nil {
+		return l, err //nolint:wrapcheck // an API error already
+	}
+	l.page.After, err = h.deps.Cursors.Decode(c, l.tenantID, l.name, 1)
+	return l, err //nolint:wrapcheck // an API error already
+}
+
+// answerList renders a page; last is the key of its last row.
+func answerList[R, T any](h *Handlers, c echo.Context, l list, rows []R, next bool, show func(R) T, key func(R) string) error {
+	out := page[T]{Data: make([]T, len(rows))}
+	for i, row := range rows {
+		out.Data[i] = show(row)
+	}
+	if next {
+		cursor := h.deps.Cursors.Encode(l.tenantID, l.name, key(rows[len(rows)-1]))
+		out.NextCursor = &cursor
+	}
+	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+}
+
+func withTimeout(c echo.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Request().Context(), queryTimeout)
+}
+
+// failed turns a query's error into the API's.
+func (h *Handlers) failed(c echo.Context, err error, missing *web.Error) error {
+	if errors.Is(err, queries.ErrNotFound) {
+		return missing
+	}
+	h.deps.Logger.Warn("query failed", "path", c.Path(), "requestId", web.RequestID(c), "error", err)
+	return web.Unavailable("the read side does not answer; try again") //nolint:wrapcheck // an API error already
+}
+
+func notFound(code, what, name string) *web.Error {
+	return &web.Error{Status: http.StatusNotFound, Code: code, Message: "no " + what + " " + name}
+}
+
+// pathID reads an id from the path. What is no UUID is the id of nothing.
+func pathID(c echo.Context) (string, error) {
+	id := c.Param("id")
+	if !web.ValidUUID(id) {
+		return "", web.Invalid(web.Detail{Field: "id", Limit: "a UUID", Problem: "is not one"})
+	}
+	return id, nil
+}
+
+func text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}

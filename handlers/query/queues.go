@@ -1,0 +1,125 @@
+package query
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/queries"
+)
+
+// queueAnswer is a queue as the API shows it.
+type queueAnswer struct {
+	ID                string   `json:"id"`
+	TenantID          string   `json:"tenantId"`
+	Name              string   `json:"name"`
+	DisplayName       string   `json:"displayName,omitempty"`
+	Description       string   `json:"description,omitempty"`
+	TopicType         string   `json:"topicType"`
+	PartitionCount    int      `json:"partitionCount"`
+	ReplicationFactor int      `json:"replicationFactor"`
+	RetentionMs       int64    `json:"retentionMs"`
+	MessageFormat     string   `json:"messageFormat"`
+	SchemaDefinition  web.Raw  `json:"schemaDefinition,omitempty"`
+	CompressionType   string   `json:"compressionType"`
+	IsPublic          bool     `json:"isPublic"`
+	AllowedProducers  []string `json:"allowedProducers"`
+	AllowedConsumers  []string `json:"allowedConsumers"`
+	Status            string   `json:"status"`
+	CreatedAt         web.Time `json:"createdAt"`
+	UpdatedAt         web.Time `json:"updatedAt"`
+	Version           int64    `json:"version"`
+	State             *State   `json:"state,omitempty"`
+}
+
+// State is a queue's delivery at one moment. Counts are of messages.
+type State struct {
+	// Depth is what waits, is leased or is to be tried again in the consumer group
+	// that has most of it; without groups it is what the queue holds.
+	Depth int64 `json:"depth"`
+	// Pending is leased to consumers and not settled, over all groups.
+	Pending int64 `json:"pending"`
+	// Lag is not delivered yet, in the group that has most of it.
+	Lag int64 `json:"lag"`
+	// OldestUnackedMs is the age of the oldest message that a group has not
+	// settled, null for none.
+	OldestUnackedMs *int64           `json:"oldestUnackedMs"`
+	Subscriptions   int64            `json:"subscriptions"`
+	Groups          []GroupState     `json:"groups"`
+	Partitions      []PartitionState `json:"partitions"`
+}
+
+// GroupState is one consumer group's share of a [State].
+type GroupState struct {
+	ConsumerGroup string `json:"consumerGroup"`
+	Lag           int64  `json:"lag"`
+	Pending       int64  `json:"pending"`
+	// Retrying waits for another attempt.
+	Retrying        int64  `json:"retrying"`
+	OldestUnackedMs *int64 `json:"oldestUnackedMs"`
+}
+
+// PartitionState is one partition of a [State].
+type PartitionState struct {
+	Partition int `json:"partition"`
+	// Published is how many messages the partition was ever given, which is also
+	// its next offset.
+	Published int64 `json:"published"`
+	// Held is how many Redis holds, settled ones included.
+	Held    int64 `json:"held"`
+	Pending int64 `json:"pending"`
+	Lag     int64 `json:"lag"`
+}
+
+func showQueue(q queries.Queue) queueAnswer {
+	return queueAnswer{
+		ID: q.ID, TenantID: q.TenantID, Name: q.Name, DisplayName: text(q.DisplayName), Description: text(q.Description),
+		TopicType: q.TopicType, PartitionCount: q.PartitionCount, ReplicationFactor: q.ReplicationFactor, RetentionMs: q.RetentionMs,
+		MessageFormat: q.MessageFormat, SchemaDefinition: web.Raw(q.SchemaDefinition), CompressionType: q.CompressionType,
+		IsPublic: q.IsPublic, AllowedProducers: q.AllowedProducers, AllowedConsumers: q.AllowedConsumers, Status: q.Status,
+		CreatedAt: web.Time(q.CreatedAt), UpdatedAt: web.Time(q.UpdatedAt), Version: q.Version,
+	}
+}
+
+func (h *Handlers) queues(c echo.Context) error {
+	l, err := h.parseList(c, "queues")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withTimeout(c)
+	defer cancel()
+	rows, next, err := queries.Queues(ctx, h.deps.DB, l.tenantID, l.page)
+	if err != nil {
+		return h.failed(c, err, nil)
+	}
+	return answerList(h, c, l, rows, next, showQueue, func(q queries.Queue) string { return q.Name })
+}
+
+func (h *Handlers) queue(c echo.Context) error {
+	tenantID, _ := h.deps.Identity(c)
+	ctx, cancel := withTimeout(c)
+	defer cancel()
+	name := c.Param("name")
+	q, err := queries.QueueByName(ctx, h.deps.DB, tenantID, name)
+	if err != nil {
+		return h.failed(c, err, notFound(codeQueueNotFound, "queue", strconv.Quote(name)))
+	}
+	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB, q.ID)
+	if err != nil {
+		return h.failed(c, err, nil)
+	}
+	state, err := h.deps.State(ctx, q)
+	if err != nil {
+		return h.failed(c, fmt.Errorf("live state: %w", err), nil)
+	}
+	state.Subscriptions = subscriptions
+	out := showQueue(q)
+	out.State = &state
+	c.Response().Header().Set("ETag", etag(q.Version))
+	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+}
+
+func etag(version int64) string { return strconv.Quote(strconv.FormatInt(version, 10)) }

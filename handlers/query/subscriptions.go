@@ -1,0 +1,77 @@
+package query
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/queries"
+)
+
+// subscriptionAnswer is a subscription as the API shows it.
+type subscriptionAnswer struct {
+	ID                  string    `json:"id"`
+	TopicID             string    `json:"topicId"`
+	TenantID            string    `json:"tenantId"`
+	Queue               string    `json:"queue"`
+	ConsumerGroup       string    `json:"consumerGroup"`
+	ConsumerName        string    `json:"consumerName"`
+	SubscriptionType    string    `json:"subscriptionType"`
+	OffsetResetPolicy   string    `json:"offsetResetPolicy"`
+	MaxPollRecords      int       `json:"maxPollRecords"`
+	SessionTimeoutMs    int       `json:"sessionTimeoutMs"`
+	HeartbeatIntervalMs int       `json:"heartbeatIntervalMs"`
+	HandlerConfig       web.Raw   `json:"handlerConfig"`
+	DeadLetterQueue     string    `json:"deadLetterQueue,omitempty"`
+	MaxRetryAttempts    int       `json:"maxRetryAttempts"`
+	RetryDelayMs        int       `json:"retryDelayMs"`
+	MessageFilter       web.Raw   `json:"messageFilter,omitempty"`
+	Status              string    `json:"status"`
+	CreatedAt           web.Time  `json:"createdAt"`
+	UpdatedAt           web.Time  `json:"updatedAt"`
+	LastConsumedAt      *web.Time `json:"lastConsumedAt"`
+	Version             int64     `json:"version"`
+}
+
+func showSubscription(s queries.Subscription) subscriptionAnswer {
+	return subscriptionAnswer{
+		ID: s.ID, TopicID: s.TopicID, TenantID: s.TenantID, Queue: s.Queue, ConsumerGroup: s.ConsumerGroup, ConsumerName: s.ConsumerName,
+		SubscriptionType: s.SubscriptionType, OffsetResetPolicy: s.OffsetResetPolicy, MaxPollRecords: s.MaxPollRecords,
+		SessionTimeoutMs: s.SessionTimeoutMs, HeartbeatIntervalMs: s.HeartbeatIntervalMs, HandlerConfig: web.Raw(s.HandlerConfig),
+		DeadLetterQueue: text(s.DeadLetterQueue), MaxRetryAttempts: s.MaxRetryAttempts, RetryDelayMs: s.RetryDelayMs,
+		MessageFilter: web.Raw(s.MessageFilter), Status: s.Status, CreatedAt: web.Time(s.CreatedAt), UpdatedAt: web.Time(s.UpdatedAt),
+		LastConsumedAt: web.TimePtr(s.LastConsumedAt), Version: s.Version,
+	}
+}
+
+func (h *Handlers) subscriptions(c echo.Context) error {
+	l, err := h.parseList(c, "subscriptions", "queue", "consumerGroup")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withTimeout(c)
+	defer cancel()
+	filter := queries.SubscriptionFilter{Queue: c.QueryParam("queue"), ConsumerGroup: c.QueryParam("consumerGroup")}
+	rows, next, err := queries.Subscriptions(ctx, h.deps.DB, l.tenantID, filter, l.page)
+	if err != nil {
+		return h.failed(c, err, nil)
+	}
+	return answerList(h, c, l, rows, next, showSubscription, func(s queries.Subscription) string { return s.ID })
+}
+
+func (h *Handlers) subscription(c echo.Context) error {
+	id, err := pathID(c)
+	if err != nil {
+		return err
+	}
+	tenantID, _ := h.deps.Identity(c)
+	ctx, cancel := withTimeout(c)
+	defer cancel()
+	s, err := queries.SubscriptionByID(ctx, h.deps.DB, tenantID, id)
+	if err != nil {
+		return h.failed(c, err, notFound(codeSubscriptionNotFound, "subscription", id))
+	}
+	c.Response().Header().Set("ETag", etag(s.Version))
+	return web.WriteRawJSON(c, http.StatusOK, showSubscription(s)) //nolint:wrapcheck // an API error already
+}
