@@ -1,0 +1,234 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Limits of values. Sizes are in bytes.
+const (
+	PortMax            = 65535
+	MessageSizeMin     = 1 << 10
+	MessageSizeMax     = 16 << 20
+	TTLSecondsMax      = 365 * 24 * 3600
+	ShardsMax          = 64
+	ConsumerTimeoutMin = 1000
+	ConsumerTimeoutMax = 43_200_000
+	AckTimeoutMin      = 100
+	AckTimeoutMax      = 60_000
+	RetentionDaysMax   = 3650
+	KeyPrefixMax       = 50
+	ServiceTokenMin    = 16
+	// fileBytesMax bounds a NAME_FILE.
+	fileBytesMax = 64 << 10
+)
+
+// Config is the service's configuration.
+type Config struct {
+	Port           int    `env:"PORT" envDefault:"3010"`
+	DatabaseURL    string `env:"DATABASE_URL"`
+	RedisURL       string `env:"REDIS_URL"`
+	RedisKeyPrefix string `env:"REDIS_KEY_PREFIX" envDefault:"mq:"`
+	// ServiceToken is what callers of `tallymq serve` present in X-Service-Token.
+	ServiceToken string `env:"INTERNAL_SERVICE_TOKEN"`
+	// MessageSizeBytesMax bounds a payload.
+	MessageSizeBytesMax int `env:"MAX_MESSAGE_SIZE" envDefault:"1048576"`
+	// TTLSeconds is how long a message lives that does not say; 0 is for ever.
+	TTLSeconds int64 `env:"DEFAULT_TTL" envDefault:"604800"`
+	// ConsumerTimeoutMs is the default lease of a subscription.
+	ConsumerTimeoutMs int `env:"CONSUMER_TIMEOUT" envDefault:"30000"`
+	Shards            int `env:"SHARDS" envDefault:"4"`
+	// AckTimeoutMs is how long a command waits for Postgres before its answer is
+	// that the outcome is unknown.
+	AckTimeoutMs int `env:"ACK_TIMEOUT_MS" envDefault:"5000"`
+	// RetentionDays is how long messages and their history are kept; 0 is for ever.
+	RetentionDays int    `env:"RETENTION_DAYS" envDefault:"30"`
+	LogLevel      string `env:"LOG_LEVEL" envDefault:"info"`
+
+	// Unused are variables of the contract that are set and that this version
+	// does not act on.
+	Unused []string `env:"-"`
+}
+
+// later are variables of the contract that this version does not act on. Those
+// that would protect something are refused: a protection that is asked for and
+// missing must not go unnoticed.
+var later = map[string]bool{ //nolint:gochecknoglobals // constant
+	"AUTH_SERVICE_URL": true, "ENCRYPTION_KEYS": true,
+	"USER_SERVICE_URL": false, "AUDIT_SERVICE_URL": false, "NOTIFICATION_SERVICE_URL": false, "MAX_QUEUE_LENGTH": false,
+	"METRICS_ENABLED": false, "HEALTH_CHECK_INTERVAL": false, "MESSAGE_BATCH_SIZE": false, "MAX_CONCURRENT_CONSUMERS": false,
+	"PROCESSING_TIMEOUT_MS": false,
+}
+
+// Load reads an environment as os.Environ returns it.
+func Load(environ []string) (Config, error) {
+	values, errs := expand(environ)
+	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: values})
+	var all env.AggregateError
+	if errors.As(err, &all) {
+		for _, e := range all.Errors {
+			errs = append(errs, named(e))
+		}
+	} else if err != nil {
+		errs = append(errs, err)
+	}
+	if len(errs) == 0 {
+		errs = cfg.check()
+	}
+	for name, protects := range later {
+		switch {
+		case values[name] == "":
+		case protects:
+			errs = append(errs, fmt.Errorf("%s: this version does not act on it yet; unset it", name))
+		default:
+			cfg.Unused = append(cfg.Unused, name)
+		}
+	}
+	return cfg, errors.Join(errs...)
+}
+
+// expand turns environ into a map and reads the files of NAME_FILE variables.
+func expand(environ []string) (map[string]string, []error) {
+	values := make(map[string]string, len(environ))
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		values[name] = value
+	}
+	var errs []error
+	for _, name := range names() {
+		path := values[name+"_FILE"]
+		if path == "" {
+			continue
+		}
+		if values[name] != "" {
+			errs = append(errs, fmt.Errorf("%s: set it or %s_FILE, not both", name, name))
+			continue
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.Size() > fileBytesMax {
+			err = fmt.Errorf("%s has %d bytes; allowed: %d", path, info.Size(), fileBytesMax)
+		}
+		var data []byte
+		if err == nil {
+			data, err = os.ReadFile(path) //nolint:gosec // the operator's own file
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s_FILE: %w", name, err))
+			continue
+		}
+		values[name] = strings.TrimSpace(string(data))
+	}
+	return values, errs
+}
+
+// names are all variables, those of later versions included.
+func names() []string {
+	var out []string
+	for f := range reflect.TypeFor[Config]().Fields() {
+		if name := f.Tag.Get("env"); name != "-" {
+			out = append(out, name)
+		}
+	}
+	for name := range later {
+		out = append(out, name)
+	}
+	return out
+}
+
+// named puts the variable's name where the library has the Go field's.
+func named(err error) error {
+	var parse env.ParseError
+	if !errors.As(err, &parse) {
+		return err
+	}
+	f, _ := reflect.TypeFor[Config]().FieldByName(parse.Name)
+	return fmt.Errorf("%s: must be a whole number", f.Tag.Get("env"))
+}
+
+func (c *Config) check() []error {
+	var errs []error
+	between := func(name string, n, least, most int64) {
+		if n < least || n > most {
+			errs = append(errs, fmt.Errorf("%s: is %d; allowed: %d to %d", name, n, least, most))
+		}
+	}
+	between("PORT", int64(c.Port), 0, PortMax)
+	between("MAX_MESSAGE_SIZE", int64(c.MessageSizeBytesMax), MessageSizeMin, MessageSizeMax)
+	between("DEFAULT_TTL", c.TTLSeconds, 0, TTLSecondsMax)
+	between("CONSUMER_TIMEOUT", int64(c.ConsumerTimeoutMs), ConsumerTimeoutMin, ConsumerTimeoutMax)
+	between("SHARDS", int64(c.Shards), 1, ShardsMax)
+	between("ACK_TIMEOUT_MS", int64(c.AckTimeoutMs), AckTimeoutMin, AckTimeoutMax)
+	between("RETENTION_DAYS", int64(c.RetentionDays), 0, RetentionDaysMax)
+	if len(c.RedisKeyPrefix) > KeyPrefixMax || strings.ContainsAny(c.RedisKeyPrefix, "{} \t\r\n") {
+		errs = append(errs, fmt.Errorf("REDIS_KEY_PREFIX: allowed: at most %d characters without braces and spaces", KeyPrefixMax))
+	}
+	if c.ServiceToken != "" && len(c.ServiceToken) < ServiceTokenMin {
+		errs = append(errs, fmt.Errorf("INTERNAL_SERVICE_TOKEN: has %d characters; allowed: %d or more", len(c.ServiceToken), ServiceTokenMin))
+	}
+	checkURL := func(name, value string, schemes ...string) {
+		if value == "" {
+			return
+		}
+		// The error of url.Parse repeats the URL, which may hold a password.
+		u, err := url.Parse(value)
+		if err == nil {
+			for _, scheme := range schemes {
+				if u.Scheme == scheme && u.Host != "" {
+					return
+				}
+			}
+		}
+		errs = append(errs, fmt.Errorf("%s: must be a URL that starts with %s://", name, strings.Join(schemes, ":// or ")))
+	}
+	checkURL("REDIS_URL", c.RedisURL, "redis", "rediss")
+	checkURL("DATABASE_URL", c.DatabaseURL, "postgres", "postgresql")
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		errs = append(errs, errors.New("LOG_LEVEL: must be one of debug, info, warn, error"))
+	}
+	return errs
+}
+
+// Serving checks what a service needs beyond what a private one does.
+func (c *Config) Serving() error {
+	var errs []error
+	for _, v := range []struct{ name, value, hint string }{
+		{"DATABASE_URL", c.DatabaseURL, "such as postgres://user:password@host:5432/tallymq"},
+		{"REDIS_URL", c.RedisURL, "such as redis://host:6379/0"},
+		{"INTERNAL_SERVICE_TOKEN", c.ServiceToken, fmt.Sprintf("%d characters or more; callers send it as X-Service-Token", ServiceTokenMin)},
+	} {
+		if v.value == "" {
+			errs = append(errs, fmt.Errorf("%s: is not set; it must be, %s (for a private service without it: tallymq dev)", v.name, v.hint))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Level is LOG_LEVEL.
+func (c *Config) Level() slog.Level {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel))
+	return level
+}
+
+// MessageTTL is DEFAULT_TTL.
+func (c *Config) MessageTTL() time.Duration { return time.Duration(c.TTLSeconds) * time.Second }
+
+// SessionTimeout is CONSUMER_TIMEOUT.
+func (c *Config) SessionTimeout() time.Duration {
+	return time.Duration(c.ConsumerTimeoutMs) * time.Millisecond
+}
+
+// AckTimeout is ACK_TIMEOUT_MS.
+func (c *Config) AckTimeout() time.Duration { return time.Duration(c.AckTimeoutMs) * time.Millisecond }
+
+// Retention is RETENTION_DAYS; 0 is for ever.
+func (c *Config) Retention() time.Duration { return time.Duration(c.RetentionDays) * 24 * time.Hour }

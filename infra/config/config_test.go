@@ -1,0 +1,78 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestDefaultsAreTheContracts(t *testing.T) {
+	t.Parallel()
+	cfg, err := Load(nil)
+	require.NoError(t, err)
+	require.Equal(t, Config{
+		Port: 3010, RedisKeyPrefix: "mq:", MessageSizeBytesMax: 1_048_576, TTLSeconds: 604_800, ConsumerTimeoutMs: 30_000,
+		Shards: 4, AckTimeoutMs: 5000, RetentionDays: 30, LogLevel: "info",
+	}, cfg)
+	require.ErrorContains(t, cfg.Serving(), "DATABASE_URL")
+	require.ErrorContains(t, cfg.Serving(), "REDIS_URL")
+	require.ErrorContains(t, cfg.Serving(), "INTERNAL_SERVICE_TOKEN")
+}
+
+func TestErrorsNameTheVariableAndTheLimit(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ entry, want string }{
+		{"PORT=http", "PORT: must be a whole number"},
+		{"PORT=70000", "PORT: is 70000; allowed: 0 to 65535"},
+		{"MAX_MESSAGE_SIZE=1", "MAX_MESSAGE_SIZE: is 1; allowed: 1024 to 16777216"},
+		{"DEFAULT_TTL=-1", "DEFAULT_TTL: is -1"},
+		{"CONSUMER_TIMEOUT=999", "CONSUMER_TIMEOUT: is 999; allowed: 1000"},
+		{"SHARDS=0", "SHARDS: is 0; allowed: 1 to 64"},
+		{"ACK_TIMEOUT_MS=1", "ACK_TIMEOUT_MS: is 1; allowed: 100"},
+		{"RETENTION_DAYS=4000", "RETENTION_DAYS: is 4000; allowed: 0 to 3650"},
+		{"REDIS_KEY_PREFIX=a{b}", "REDIS_KEY_PREFIX: allowed"},
+		{"INTERNAL_SERVICE_TOKEN=short", "INTERNAL_SERVICE_TOKEN: has 5 characters; allowed: 16"},
+		{"REDIS_URL=http://x", "REDIS_URL: must be a URL that starts with redis:// or rediss://"},
+		{"DATABASE_URL=mysql://x", "DATABASE_URL: must be a URL that starts with postgres://"},
+		{"LOG_LEVEL=loud", "LOG_LEVEL: must be one of"},
+		{"AUTH_SERVICE_URL=http://auth", "AUTH_SERVICE_URL: this version does not act on it"},
+		{"ENCRYPTION_KEYS=a:b", "ENCRYPTION_KEYS: this version does not act on it"},
+		{"DATABASE_URL_FILE=/nowhere/at/all", "DATABASE_URL_FILE: "},
+	} {
+		_, err := Load([]string{tc.entry})
+		require.ErrorContains(t, err, tc.want, tc.entry)
+	}
+}
+
+func TestAllErrorsComeAtOnceAndSecretsStayInside(t *testing.T) {
+	t.Parallel()
+	_, err := Load([]string{"SHARDS=65", "PORT=-1", "DATABASE_URL=://user:hunter2@host", "INTERNAL_SERVICE_TOKEN=hunter2"})
+	require.ErrorContains(t, err, "SHARDS")
+	require.ErrorContains(t, err, "PORT")
+	require.ErrorContains(t, err, "DATABASE_URL")
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestAnyNameMayBeAFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(path, []byte("a-token-of-sixteen-characters\n"), 0o600))
+	cfg, err := Load([]string{"INTERNAL_SERVICE_TOKEN_FILE=" + path})
+	require.NoError(t, err)
+	require.Equal(t, "a-token-of-sixteen-characters", cfg.ServiceToken)
+	_, err = Load([]string{"INTERNAL_SERVICE_TOKEN_FILE=" + path, "INTERNAL_SERVICE_TOKEN=a-token-of-sixteen-characters"})
+	require.ErrorContains(t, err, "not both")
+	big := filepath.Join(t.TempDir(), "big")
+	require.NoError(t, os.WriteFile(big, make([]byte, fileBytesMax+1), 0o600))
+	_, err = Load([]string{"REDIS_URL_FILE=" + big})
+	require.ErrorContains(t, err, "allowed: 65536")
+}
+
+func TestWhatIsNotActedOnIsNamed(t *testing.T) {
+	t.Parallel()
+	cfg, err := Load([]string{"MAX_QUEUE_LENGTH=5"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"MAX_QUEUE_LENGTH"}, cfg.Unused)
+}
