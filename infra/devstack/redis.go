@@ -34,6 +34,10 @@ type Redis struct {
 	lock *os.File
 }
 
+// redisSettings are what the service's promises stand on: what Redis answered is on
+// its disk, and it evicts nothing.
+var redisSettings = []string{"--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction", "--save", ""}
+
 // StartRedis starts a Redis and returns once it answers. Stop it in the end.
 func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	program, err := exec.LookPath("redis-server")
@@ -51,9 +55,8 @@ func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 	r := &Redis{lock: lock}
 	r.ready = r.ping
 	r.command = func() *exec.Cmd {
-		cmd := exec.Command(program, //nolint:gosec,noctx // found on the PATH; ends by Stop
-			"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", o.Dir, "--daemonize", "no",
-			"--appendonly", "yes", "--appendfsync", "always", "--save", "", "--maxmemory-policy", "noeviction")
+		args := []string{"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--dir", o.Dir, "--daemonize", "no"}
+		cmd := exec.Command(program, append(args, redisSettings...)...) //nolint:gosec,noctx // found on the PATH; ends by Stop
 		cmd.Stdout, cmd.Stderr = log, log
 		cmd.SysProcAttr = attributes(syscall.SIGTERM)
 		return cmd

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -44,7 +45,7 @@ func MessageIDBound(t time.Time) string {
 }
 
 // positionBound is the least position of an event at or after t.
-func positionBound(t time.Time) string { return fmt.Sprint(t.UnixMilli() << 20) }
+func positionBound(t time.Time) string { return strconv.FormatInt(t.UnixMilli()<<20, 10) }
 
 // EnsurePartitions makes the partitions of the days around now. Instances may do
 // it at once.

@@ -44,3 +44,13 @@ func FixSetting(ctx context.Context, pool *pgxpool.Pool, name, value string) (st
 	}
 	return stored, nil
 }
+
+// Setting returns a setting's value, "" where it has none.
+func Setting(ctx context.Context, pool *pgxpool.Pool, name string) (string, error) {
+	var value string
+	err := pool.QueryRow(ctx, `SELECT coalesce((SELECT value FROM store_settings WHERE name = $1), '')`, name).Scan(&value)
+	if err != nil {
+		return "", fmt.Errorf("setting %s: %w", name, err)
+	}
+	return value, nil
+}
