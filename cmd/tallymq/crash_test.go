@@ -1,0 +1,414 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/projections"
+)
+
+const (
+	crashToken     = "crash-test-token-0123456789"
+	crashProducers = 6
+	crashConsumers = 2
+	crashBatch     = 20
+)
+
+// program is the real binary as a process that can be killed and started again.
+type program struct {
+	t    *testing.T
+	path string
+	env  []string
+	url  string
+
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+func (p *program) start() {
+	started := make(chan error, 1)
+	cmd := exec.Command(p.path, "serve") //nolint:gosec,noctx // built by the test; ended by kill
+	cmd.Env, cmd.Stderr = p.env, &bytes.Buffer{}
+	cmd.SysProcAttr = dieWithParent()
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // the parent-death signal is this thread's
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait()
+		}
+		close(done)
+	}()
+	require.NoError(p.t, <-started)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.cmd, p.done = cmd, done
+}
+
+func (p *program) kill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.cmd.Process.Signal(syscall.SIGKILL)
+	<-p.done
+}
+
+func (p *program) ready() bool {
+	resp, err := http.Get(p.url + "/readyz") //nolint:noctx // loopback
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "tallymq")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput() //nolint:noctx // a build
+	require.NoError(t, err, "%s", out)
+	return path
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
+	require.NoError(t, err)
+	defer func() { _ = l.Close() }()
+	addr, ok := l.Addr().(*net.TCPAddr)
+	require.True(t, ok)
+	return addr.Port
+}
+
+// ledger is what the clients know, whatever the service and its stores say.
+type ledger struct {
+	mu sync.Mutex
+	// acknowledged is every 201: the message's own name to its id.
+	acknowledged map[string]string
+	// delivered and acked are by subscription: what came, and what we said ack to.
+	delivered, acked map[string]map[string]bool
+	progress         atomic.Int64
+}
+
+// crashRun is the test's state.
+type crashRun struct {
+	t         *testing.T
+	stores    stores
+	instances []*program
+	ledger    ledger
+	client    *http.Client
+	subs      []string
+}
+
+// call sends a request to any instance. An error or a 503 means: unknown.
+func (r *crashRun) call(path, key string, body any, into any) (status int, ok bool) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return 0, false
+	}
+	i := r.instances[rand.IntN(len(r.instances))]                                             //nolint:gosec // a test's dice
+	req, err := http.NewRequest(http.MethodPost, i.url+apiPrefix+path, bytes.NewReader(text)) //nolint:noctx // the client has a timeout
+	if err != nil {
+		return 0, false
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(headerToken, crashToken)
+	req.Header.Set(headerTenant, devTenant)
+	if key != "" {
+		req.Header.Set("Idempotency-Key", key)
+	}
+	resp, err := r.client.Do(req)
+	if err != nil {
+		return 0, false
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= http.StatusInternalServerError {
+		return resp.StatusCode, false
+	}
+	return resp.StatusCode, json.Unmarshal(answer, into) == nil
+}
+
+// until repeats a request under its key until it is answered with 201.
+func (r *crashRun) until(path, key string, body, into any) bool {
+	for range 600 {
+		status, ok := r.call(path, key, body, into)
+		if ok && status == http.StatusCreated {
+			return true
+		}
+		if ok && status != http.StatusMultiStatus {
+			r.t.Errorf("%s: answered %d", path, status)
+			return false
+		}
+		pause(50 * time.Millisecond)
+	}
+	r.t.Errorf("%s: no answer in time", path)
+	return false
+}
+
+func pause(d time.Duration) { <-time.After(d) }
+
+// produce publishes until stop, single messages or batches; what was begun is
+// seen through.
+func (r *crashRun) produce(producer int, stop <-chan struct{}) {
+	type published struct{ MessageID string }
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		name := fmt.Sprintf("p%d-%d", producer, n)
+		message := func(name string) map[string]any {
+			return map[string]any{"queue": "orders", "key": fmt.Sprint("k", producer), "payload": map[string]string{"name": name}}
+		}
+		if producer%3 != 0 {
+			var one published
+			if !r.until("/publish", name, message(name), &one) {
+				return
+			}
+			r.acknowledge(map[string]string{name: one.MessageID})
+			continue
+		}
+		batch := make([]map[string]any, crashBatch)
+		for i := range batch {
+			batch[i] = message(fmt.Sprint(name, ".", i))
+		}
+		var answer struct{ Results []published }
+		if !r.until("/publish/batch", name, map[string]any{"messages": batch}, &answer) {
+			return
+		}
+		names := map[string]string{}
+		for i, p := range answer.Results {
+			names[fmt.Sprint(name, ".", i)] = p.MessageID
+		}
+		r.acknowledge(names)
+	}
+}
+
+func (r *crashRun) acknowledge(names map[string]string) {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	maps.Copy(r.ledger.acknowledged, names)
+	r.ledger.progress.Add(int64(len(names)))
+}
+
+// consume pulls and acknowledges until stop; now and then it says no, or nothing.
+func (r *crashRun) consume(sub string, stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
+		var pulled struct {
+			Messages []struct{ MessageID, AckToken string }
+		}
+		if _, ok := r.call("/subscriptions/"+sub+"/pull", "", map[string]int{"waitMs": 200, "maxMessages": 50}, &pulled); !ok {
+			pause(20 * time.Millisecond)
+			continue
+		}
+		var acks, nacks []string
+		r.ledger.mu.Lock()
+		for _, m := range pulled.Messages {
+			r.ledger.delivered[sub][m.MessageID] = true
+			switch dice := rand.IntN(100); { //nolint:gosec // a test's dice
+			case dice < 3:
+				nacks = append(nacks, m.AckToken)
+			case dice < 5: // forgotten: the lease runs out
+			default:
+				r.ledger.acked[sub][m.MessageID] = true
+				acks = append(acks, m.AckToken)
+			}
+		}
+		r.ledger.mu.Unlock()
+		var ignored any
+		if len(acks) > 0 {
+			r.call("/subscriptions/"+sub+"/ack", "", map[string]any{"ackTokens": acks}, &ignored)
+		}
+		if len(nacks) > 0 {
+			r.call("/subscriptions/"+sub+"/nack", "", map[string]any{"ackTokens": nacks, "error": "not now"}, &ignored)
+		}
+	}
+}
+
+// crashes is what dies in each round: instances, Redis, Postgres.
+var crashes = strings.Fields("a b a+b redis a postgres b a+redis b+postgres a+b redis postgres a b a+b+redis a+b+postgres redis+postgres a b a+b redis postgres a b")
+
+// strike kills by SIGKILL whatever the round names, at once, and starts it again.
+func (r *crashRun) strike(round string) {
+	var wg sync.WaitGroup
+	for victim := range strings.SplitSeq(round, "+") {
+		wg.Go(func() {
+			var err error
+			switch victim {
+			case "a", "b":
+				i := r.instances[victim[0]-'a']
+				i.kill()
+				i.start()
+			case "redis":
+				r.stores.redis.Kill()
+				err = r.stores.redis.Restart(context.Background())
+			case "postgres":
+				r.stores.postgres.Kill()
+				err = r.stores.postgres.Restart(context.Background())
+			}
+			if err != nil {
+				r.t.Errorf("restart %s: %v", victim, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The real binary under load, two instances, with SIGKILL at random moments to
+// them and to their stores: every acknowledged message is accounted for.
+func TestNothingIsLostWhateverIsKilled(t *testing.T) { //nolint:paralleltest // it needs the machine's two cores
+	r := &crashRun{t: t, stores: ownStores(t), client: &http.Client{Timeout: 10 * time.Second}}
+	r.ledger.acknowledged, r.ledger.delivered, r.ledger.acked = map[string]string{}, map[string]map[string]bool{}, map[string]map[string]bool{}
+	path := buildProgram(t)
+	for range 2 {
+		port := freePort(t)
+		i := &program{t: t, path: path, url: fmt.Sprintf("http://127.0.0.1:%d", port), env: append(os.Environ(),
+			"PORT="+strconv.Itoa(port), "DATABASE_URL="+r.stores.postgres.URL(), "REDIS_URL="+r.stores.redis.URL(),
+			"INTERNAL_SERVICE_TOKEN="+crashToken, "ACK_TIMEOUT_MS=2000", "LOG_LEVEL=error")}
+		i.start()
+		t.Cleanup(i.kill)
+		r.instances = append(r.instances, i)
+	}
+	for _, i := range r.instances {
+		eventually(t, "an instance is ready", i.ready)
+	}
+	var made struct{ ID string }
+	require.True(t, r.until("/queues", "queue", map[string]any{"name": "orders", "partitionCount": 3}, &made))
+	for _, group := range []string{"billing", "shipping"} {
+		require.True(t, r.until("/subscriptions", group, map[string]any{
+			"queue": "orders", "consumerGroup": group, "offsetResetPolicy": "earliest",
+			"sessionTimeoutMs": 2000, "maxRetryAttempts": 1000, "retryDelayMs": 10,
+		}, &made))
+		r.subs = append(r.subs, made.ID)
+		r.ledger.delivered[made.ID], r.ledger.acked[made.ID] = map[string]bool{}, map[string]bool{}
+	}
+
+	stopProducers, stopConsumers := make(chan struct{}), make(chan struct{})
+	var producers, consumers sync.WaitGroup
+	for n := range crashProducers {
+		producers.Go(func() { r.produce(n, stopProducers) })
+	}
+	for _, sub := range r.subs {
+		for range crashConsumers {
+			consumers.Go(func() { r.consume(sub, stopConsumers) })
+		}
+	}
+	for _, round := range crashes {
+		before := r.ledger.progress.Load()
+		pause(time.Duration(rand.IntN(400)) * time.Millisecond) //nolint:gosec // a test's dice
+		r.strike(round)
+		eventually(t, "messages are acknowledged again after "+round, func() bool { return r.ledger.progress.Load() > before+50 })
+	}
+	close(stopProducers)
+	producers.Wait()
+	r.settled()
+	close(stopConsumers)
+	consumers.Wait()
+	r.account()
+}
+
+func (r *crashRun) database() *pgx.Conn {
+	conn, err := postgres.Connect(r.t.Context(), r.stores.postgres.URL())
+	require.NoError(r.t, err)
+	r.t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	return conn
+}
+
+// settled waits until every message is consumed by both groups.
+func (r *crashRun) settled() {
+	conn := r.database()
+	var open, messages int
+	deadline := time.Now().Add(time.Minute)
+	for {
+		err := conn.QueryRow(r.t.Context(), `SELECT (SELECT count(*) FROM message_records),
+			2 * (SELECT count(*) FROM message_records) - (SELECT count(*) FROM consumption_records WHERE status = 'success')`).Scan(&messages, &open)
+		require.NoError(r.t, err)
+		if open == 0 {
+			return
+		}
+		require.True(r.t, time.Now().Before(deadline), "%d of %d deliveries are still open", open, 2*messages)
+		pause(50 * time.Millisecond)
+	}
+}
+
+// account compares what the clients know with the read tables, row by row.
+func (r *crashRun) account() {
+	t, conn := r.t, r.database()
+	// every 201 is in the read tables exactly once, and nothing else is
+	rows, err := conn.Query(t.Context(), `SELECT payload->>'name', message_id, status FROM message_records`)
+	require.NoError(t, err)
+	stored := map[string]string{}
+	var name, id, status string
+	_, err = pgx.ForEachRow(rows, []any{&name, &id, &status}, func() error {
+		if stored[name] != "" {
+			return fmt.Errorf("%s is stored twice: %s and %s", name, stored[name], id)
+		}
+		if status != "consumed" {
+			return fmt.Errorf("%s is %s", name, status)
+		}
+		stored[name] = id
+		return nil
+	})
+	require.NoError(t, err)
+	require.True(t, maps.Equal(r.ledger.acknowledged, stored), "acknowledged %d, stored %d", len(r.ledger.acknowledged), len(stored))
+	// offsets are dense in every partition
+	var gaps int
+	require.NoError(t, conn.QueryRow(t.Context(), `SELECT count(*) FROM (SELECT 1 FROM message_records GROUP BY partition_id
+		HAVING count(*) <> max(offset_value) + 1 OR count(DISTINCT offset_value) <> count(*)) g`).Scan(&gaps))
+	require.Zero(t, gaps)
+	// everything was delivered to both groups
+	for _, sub := range r.subs {
+		for name, id := range stored {
+			require.True(t, r.ledger.delivered[sub][id], "%s was not delivered to %s", name, sub)
+		}
+	}
+	// what counts as consumed was acknowledged by the consumer, and once
+	rows, err = conn.Query(t.Context(), `SELECT subscription_id::text, message_id FROM consumption_records WHERE status = 'success'`)
+	require.NoError(t, err)
+	var sub string
+	consumed := map[string]bool{}
+	_, err = pgx.ForEachRow(rows, []any{&sub, &id}, func() error {
+		if !r.ledger.acked[sub][id] || consumed[sub+id] {
+			return fmt.Errorf("message %s of %s: acknowledged %t, counted before %t", id, sub, r.ledger.acked[sub][id], consumed[sub+id])
+		}
+		consumed[sub+id] = true
+		return nil
+	})
+	require.NoError(t, err)
+	require.Len(t, consumed, 2*len(stored))
+	// and the read tables are the fold of the history
+	report, err := projections.Verify(t.Context(), r.database(), projections.VerifyOptions{Shards: 4, Batch: 999})
+	require.NoError(t, err)
+	require.True(t, report.OK(), report)
+	t.Logf("%d rounds, %d messages acknowledged, %d events", len(crashes), len(stored), report.Events)
+}

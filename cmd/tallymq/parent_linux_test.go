@@ -1,0 +1,6 @@
+package main
+
+import "syscall"
+
+// dieWithParent ends a child when the thread that started it is gone.
+func dieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

@@ -1,0 +1,339 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/labstack/echo/v4"
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/handlers/command"
+	"github.com/tallymq/tallymq/handlers/query"
+	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/infra/config"
+	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/infra/redis"
+	"github.com/tallymq/tallymq/projections"
+)
+
+// Limits of the service.
+const (
+	apiPrefix         = "/api/v1/mq"
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 60 * time.Second
+	// writeTimeout leaves room for the longest long poll.
+	writeTimeout   = commands.PullWaitMsMax*time.Millisecond + 40*time.Second
+	idleTimeout    = 2 * time.Minute
+	headerBytesMax = 64 << 10
+	// drainTimeout is how long a shutdown waits for requests under way.
+	drainTimeout = 15 * time.Second
+	// pullBytesMax bounds one pull's answer; a single larger message still goes.
+	pullBytesMax = 8 << 20
+	// idempotencyTTL is how long a repeated request is recognized.
+	idempotencyTTL = 24 * time.Hour
+	// partitionCheck is how often partitions are made and dropped.
+	partitionCheck = time.Hour
+	prepareRetry   = time.Second
+)
+
+// service is the running parts of one instance.
+type service struct {
+	cfg    config.Config
+	logger *slog.Logger
+	pool   *pgxpool.Pool
+	redis  *goredis.Client
+	// handler is what answers requests: 503 until the stores are ready.
+	handler atomic.Pointer[http.Handler]
+	ready   atomic.Bool
+
+	log        *redis.Log
+	dispatcher *commands.Dispatcher
+	keys       serviceKeys
+	// background ends with work's context; draining ends first, when no new work
+	// is taken on any more.
+	background sync.WaitGroup
+	draining   context.Context //nolint:containedctx // a lifetime, not a call's
+	drain      context.CancelFunc
+}
+
+// serviceKeys are the keys that every instance of a store shares.
+type serviceKeys struct{ tokens, cursors []byte }
+
+// options is how a service is run.
+type options struct {
+	// host is where it listens.
+	host string
+	// token is what callers must present, "" for nothing.
+	token string
+	// noop adds a route that does nothing, for bench to compare with.
+	noop bool
+	// onReady is called once, with the address.
+	onReady func(addr string)
+}
+
+// runService runs an instance until ctx ends, then lets what is under way finish.
+func runService(ctx context.Context, cfg config.Config, logger *slog.Logger, o options) error {
+	s := &service{cfg: cfg, logger: logger}
+	s.draining, s.drain = context.WithCancel(context.Background())
+	defer s.drain()
+	starting := http.Handler(s.edge(o, nil))
+	s.handler.Store(&starting)
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(o.host, strconv.Itoa(cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("PORT: cannot listen (is another service there? PORT=… takes another): %w", err)
+	}
+	server := &http.Server{
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }),
+		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	defer func() { _ = server.Close() }()
+
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer s.close(stopWork)
+	if err := s.start(ctx, work); err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // asked to stop before it was ready
+		}
+		return err
+	}
+	serving := http.Handler(s.edge(o, s.routes))
+	s.handler.Store(&serving)
+	s.ready.Store(true)
+	if o.onReady != nil {
+		o.onReady(listener.Addr().String())
+	}
+	select {
+	case <-ctx.Done():
+	case err := <-failed:
+		return fmt.Errorf("serve: %w", err)
+	}
+	return s.shutdown(server)
+}
+
+// shutdown takes no new work and lets requests finish: long polls come back empty,
+// publishes wait for their folds, so projectors stop after them.
+func (s *service) shutdown(server *http.Server) error {
+	s.logger.Info("stopping: finishing what is under way")
+	s.ready.Store(false)
+	s.drain()
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := server.Shutdown(ctx); err != nil {
+		return fmt.Errorf("stop: requests still under way after %s were cut off: %w", drainTimeout, err)
+	}
+	return nil
+}
+
+func (s *service) close(stopWork context.CancelFunc) {
+	stopWork()
+	s.background.Wait()
+	if s.log != nil {
+		s.log.Close()
+	}
+	if s.redis != nil {
+		_ = s.redis.Close()
+	}
+	if s.pool != nil {
+		s.pool.Close()
+	}
+}
+
+// start opens the stores, waits for them, and starts what runs in the background.
+func (s *service) start(ctx, work context.Context) error {
+	var err error
+	if s.redis, err = redis.Open(s.cfg.RedisURL); err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	if s.pool, err = postgres.Open(work, s.cfg.DatabaseURL); err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	for {
+		if err = s.prepare(ctx); err == nil {
+			break
+		}
+		// A store that went away meanwhile is waited for; anything else is final.
+		if ctx.Err() != nil || (s.redis.Ping(ctx).Err() == nil && s.pool.Ping(ctx) == nil) {
+			return err
+		}
+		s.logger.Warn("starting; trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err() //nolint:wrapcheck // asked to stop
+		case <-time.After(prepareRetry):
+		}
+	}
+	s.log = redis.New(redis.Config{
+		Client: s.redis, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, IdempotencyTTL: idempotencyTTL,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, Logger: s.logger,
+	})
+	s.dispatcher = commands.NewDispatcher(s.log, commands.Config{
+		Shards: s.cfg.Shards, AckTimeout: s.cfg.AckTimeout(), SessionTimeout: s.cfg.SessionTimeout(), MessageTTL: s.cfg.MessageTTL(),
+		PayloadBytesMax: s.cfg.MessageSizeBytesMax, PullBytesMax: pullBytesMax, TokenKey: s.keys.tokens, Logger: s.logger,
+		Now: time.Now, NewID: newID, Rand: chance,
+	})
+	s.background.Go(func() { s.log.Run(work) })
+	s.background.Go(func() { s.log.RunDue(work, s.dispatcher.ExpireLeases) })
+	s.background.Go(func() { s.keepPartitions(work) })
+	for shard := range s.cfg.Shards {
+		s.background.Go(func() { s.project(work, shard) })
+	}
+	return nil
+}
+
+// prepare makes sure that the stores are there, belong together and are as this
+// program expects them.
+func (s *service) prepare(ctx context.Context) error {
+	if err := redis.WaitReady(ctx, s.redis, s.logger); err != nil {
+		return err //nolint:wrapcheck // says what it waits for
+	}
+	if err := postgres.WaitReady(ctx, s.pool, s.logger); err != nil {
+		return err //nolint:wrapcheck // says what it waits for
+	}
+	if err := postgres.Migrate(ctx, s.pool, s.logger); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	if err := postgres.EnsurePartitions(ctx, s.pool, time.Now()); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	shards, err := postgres.FixSetting(ctx, s.pool, "shards", strconv.Itoa(s.cfg.Shards))
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	if shards != strconv.Itoa(s.cfg.Shards) {
+		return fmt.Errorf("SHARDS: is %d, but this store was first used with %s, which cannot be changed", s.cfg.Shards, shards)
+	}
+	epoch, err := postgres.FixSetting(ctx, s.pool, "log_epoch", newID())
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	folded, err := projections.Folded(ctx, s.pool)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	if err := redis.CheckEpoch(ctx, s.redis, s.cfg.RedisKeyPrefix, epoch, folded); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	if s.keys.tokens, err = postgres.ServiceKey(ctx, s.pool, "ack-tokens"); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	s.keys.cursors, err = postgres.ServiceKey(ctx, s.pool, "cursors")
+	return err //nolint:wrapcheck // says what it does
+}
+
+// project folds a shard until ctx ends.
+func (s *service) project(ctx context.Context, shard int) {
+	projections.New(projections.Config{
+		Shard:   shard,
+		Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, s.cfg.DatabaseURL) },
+		Source: func(after events.Position) (message.Subscriber, string) {
+			return s.log.Reader(shard, after), redis.LogStream(s.cfg.RedisKeyPrefix, shard)
+		},
+		Committed: func(upTo events.Position) { s.log.Announce(shard, upTo) },
+		Logger:    s.logger,
+	}).Run(ctx)
+}
+
+// keepPartitions makes partitions ahead of time and drops expired ones.
+func (s *service) keepPartitions(ctx context.Context) {
+	ticker := time.NewTicker(partitionCheck)
+	defer ticker.Stop()
+	for {
+		err := postgres.EnsurePartitions(ctx, s.pool, time.Now())
+		if keep := s.cfg.Retention(); err == nil && keep > 0 {
+			err = postgres.DropExpired(ctx, s.pool, time.Now(), keep, s.logger)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.logger.Warn("partitions; trying again in an hour", "error", err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// edge is the HTTP server's routes: health, and once the stores are ready the API.
+func (s *service) edge(o options, api func(*echo.Group)) *echo.Echo {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.HTTPErrorHandler = web.ErrorHandler(s.logger)
+	e.Use(web.RequestIDs, web.Recover)
+	e.GET("/livez", func(c echo.Context) error { return c.NoContent(http.StatusOK) })
+	e.GET("/readyz", s.readyz)
+	group := e.Group(apiPrefix)
+	if api == nil {
+		group.Any("/*", func(echo.Context) error { return web.Unavailable("starting: waiting for Redis and Postgres") })
+		return e
+	}
+	// Not the group's own middleware: echo would answer 404 for a wrong method.
+	e.Use(identify(o.token))
+	api(group)
+	if o.noop {
+		e.POST(noopPath, func(c echo.Context) error { return c.NoContent(http.StatusOK) })
+	}
+	return e
+}
+
+func (s *service) routes(g *echo.Group) {
+	command.New(command.Deps{
+		Commands: s.dispatcher, Identity: identity, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
+		Stopping: s.draining,
+	}).Register(g)
+	query.New(query.Deps{
+		DB: s.pool, Identity: identity, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
+		MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
+	}).Register(g)
+}
+
+// readyz answers 200 while both stores answer and this instance takes work.
+func (s *service) readyz(c echo.Context) error {
+	ctx, cancel := context.WithTimeout(c.Request().Context(), time.Second)
+	defer cancel()
+	if !s.ready.Load() {
+		return web.Unavailable("starting or stopping")
+	}
+	if err := s.redis.Ping(ctx).Err(); err != nil {
+		return web.Unavailable("Redis does not answer")
+	}
+	if err := s.pool.Ping(ctx); err != nil {
+		return web.Unavailable("Postgres does not answer")
+	}
+	return c.NoContent(http.StatusOK)
+}
+
+// newID mints a UUIDv7 (RFC 9562, section 5.7). It panics where the system has no
+// randomness left, which Go does for itself since 1.24.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// chance is uniform over [0, 1).
+func chance() float64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:])
+	const bits = 53
+	return float64(binary.BigEndian.Uint64(b[:])>>(64-bits)) / (1 << bits)
+}
+
+// isStopped reports whether err only says that the program was asked to stop.
+func isStopped(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && errors.Is(err, context.Canceled)
+}

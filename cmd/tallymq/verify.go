@@ -1,0 +1,110 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/spf13/cobra"
+
+	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/projections"
+)
+
+// verifyBatch is how many events verify folds at once. It differs from the
+// projector's batches on purpose: the size must make no difference.
+const verifyBatch = 5000
+
+func verifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify",
+		Short: "Fold the event history of DATABASE_URL again and compare every row of the read tables",
+		Long: `Folds the whole event history into temporary tables and compares them with the read
+tables, row by row, on one snapshot: the service may go on meanwhile. Exits with 1
+where they differ.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			pool, err := openDatabase(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			return runVerify(cmd, pool)
+		},
+	}
+}
+
+func runVerify(cmd *cobra.Command, pool *pgxpool.Pool) error {
+	ctx := cmd.Context()
+	o, err := verifyOptions(cmd, pool)
+	if err != nil {
+		return err
+	}
+	bar := progress(cmd.ErrOrStderr(), -1, "folding", "events")
+	o.Progress = func(n int64) { _ = bar.Set64(n) }
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("verify: %w", err)
+	}
+	own := conn.Hijack()
+	defer func() { _ = own.Close(ctx) }()
+	report, err := projections.Verify(ctx, own, o)
+	_ = bar.Clear()
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	printReport(cmd.OutOrStdout(), report)
+	if !report.OK() {
+		return exitError{status: 1}
+	}
+	return nil
+}
+
+func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOptions, error) {
+	o := projections.VerifyOptions{Batch: verifyBatch}
+	shards, err := postgres.Setting(cmd.Context(), pool, "shards")
+	if err != nil {
+		return o, err //nolint:wrapcheck // says what it does
+	}
+	if shards == "" {
+		return o, fmt.Errorf("verify: no service has used this database yet")
+	}
+	if o.Shards, err = strconv.Atoi(shards); err != nil {
+		return o, fmt.Errorf("verify: setting shards: %w", err)
+	}
+	horizon, err := postgres.Setting(cmd.Context(), pool, postgres.HorizonSetting)
+	if err != nil {
+		return o, err //nolint:wrapcheck // says what it does
+	}
+	if horizon != "" {
+		at, err := time.Parse(time.RFC3339, horizon)
+		if err != nil {
+			return o, fmt.Errorf("verify: setting %s: %w", postgres.HorizonSetting, err)
+		}
+		// A message's id and its event may lie on either side of midnight.
+		o.Horizon = at.Add(24 * time.Hour)
+		o.HorizonBound = postgres.MessageIDBound(o.Horizon)
+	}
+	return o, nil
+}
+
+func printReport(w io.Writer, r projections.Report) {
+	for _, t := range r.Tables {
+		verdict := "equal"
+		if t.Missing+t.Unexpected > 0 {
+			verdict = fmt.Sprintf("DIFFERENT: %d missing, %d unexpected", t.Missing, t.Unexpected)
+		}
+		_, _ = fmt.Fprintf(w, "%-22s %9d rows  %s\n", t.Table, t.Rows, verdict)
+		for _, example := range t.Examples {
+			_, _ = fmt.Fprintf(w, "    %s\n", example)
+		}
+	}
+	verdict := "The read tables equal the fold of the history."
+	if !r.OK() {
+		verdict = "The read tables do NOT equal the fold of the history."
+	}
+	_, _ = fmt.Fprintf(w, "%d events folded. %s\n", r.Events, verdict)
+}
