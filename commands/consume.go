@@ -59,10 +59,11 @@ func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
 	return messagesMax, v.refusal()
 }
 
-// Pull leases messages to the subscription's consumer for sessionTimeoutMs.
+// Pull leases messages to the subscription's consumer for sessionTimeoutMs. The end
+// of ctx ends the wait and nothing else: messages leased by then are returned.
 func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulled, error) {
 	for range decideAgainMax {
-		s, shard, err := d.subscription(ctx, caller, cmd.SubscriptionID)
+		s, shard, err := d.subscription(context.WithoutCancel(ctx), caller, cmd.SubscriptionID)
 		if err != nil {
 			return nil, err
 		}
@@ -154,7 +155,8 @@ type failure struct {
 }
 
 // decideFailure gives a failed attempt its consequence: another attempt after
-// retryDelayMs·2^n with full jitter, at most an hour, or none.
+// retryDelayMs·2^n with full jitter, where that is at most an hour or retryDelayMs
+// itself, or none.
 func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
 	if a.Attempt > s.Created.MaxRetryAttempts {
 		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error}
@@ -163,7 +165,8 @@ func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
 	if f.DelayMs != nil {
 		delay = *f.DelayMs
 	} else {
-		ceiling := math.Min(float64(s.Created.RetryDelayMs)*math.Pow(2, float64(a.Attempt-1)), retryDelayCapMs)
+		first := float64(s.Created.RetryDelayMs)
+		ceiling := math.Min(first*math.Pow(2, float64(a.Attempt-1)), max(first, retryDelayCapMs))
 		delay = int64(f.Rand * ceiling)
 	}
 	return events.MessageFailed{Delivery: a, Reason: f.Reason, Error: f.Error, RetryDelayMs: delay}
@@ -278,15 +281,17 @@ func (d *Dispatcher) Extend(ctx context.Context, caller Caller, subscriptionID s
 	return results, nil
 }
 
-// Release hands messages that could not be given to their consumer straight back,
-// as if they had not been leased but for the attempt: a failure without delay.
+// Release hands messages that could not be given to their consumer straight back.
+// The attempt is spent, as its number never comes again, but it is never the last:
+// nobody has seen the message.
 func (d *Dispatcher) Release(ctx context.Context, caller Caller, subscriptionID string, pulled []Pulled) error {
 	ackTokens := make([]string, len(pulled))
 	for i, m := range pulled {
 		ackTokens[i] = m.AckToken
 	}
-	var now int64
-	_, err := d.Nack(ctx, caller, Nack{SubscriptionID: subscriptionID, AckTokens: ackTokens, DelayMs: &now, Error: "the consumer left before it had the message"})
+	_, err := d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
+		return events.MessageFailed{Delivery: s.delivery(t), Reason: events.ReasonReleased}, "released"
+	})
 	return err
 }
 

@@ -69,7 +69,7 @@ func decideCreateSubscription(c CreateSubscription, topicID string, sessionTimeo
 	}
 	var v check
 	v.that(groupName.MatchString(e.ConsumerGroup), "consumerGroup", groupNameLimit, fmt.Sprintf("is %q", brief(e.ConsumerGroup)))
-	v.that(groupName.MatchString(e.ConsumerName), "consumerName", groupNameLimit, fmt.Sprintf("is %q", brief(e.ConsumerName)))
+	v.that(c.ConsumerName == "" || groupName.MatchString(c.ConsumerName), "consumerName", groupNameLimit, fmt.Sprintf("is %q", brief(e.ConsumerName)))
 	v.oneOf(e.SubscriptionType, "subscriptionType", "redis_consumer")
 	v.oneOf(e.OffsetResetPolicy, "offsetResetPolicy", "earliest", "latest")
 	v.between(int64(e.MaxPollRecords), 1, PollRecordsMax, "maxPollRecords")

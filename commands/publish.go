@@ -17,17 +17,23 @@ import (
 
 // Limits of a message. Sizes are in bytes, lengths in characters.
 const (
-	MessageKeyMax         = 500
-	CorrelationIDMax      = 200
-	ContentTypeMax        = 100
-	HeadersMax            = 64
-	HeadersBytesMax       = 16 << 10
-	MessageTTLMsMax       = 31_536_000_000 // 365 days
-	BatchMessagesMax      = 1000
-	IdempotencyKeyMax     = 255
-	appendChunkMax        = 256
-	batchNotAtomicAborted = "another message of the atomic batch was refused"
+	MessageKeyMax     = 500
+	CorrelationIDMax  = 200
+	ContentTypeMax    = 100
+	HeadersMax        = 64
+	HeadersBytesMax   = 16 << 10
+	MessageTTLMsMax   = 31_536_000_000 // 365 days
+	BatchMessagesMax  = 1000
+	IdempotencyKeyMax = 255
+	appendChunkMax    = 256
 )
+
+// aborted is the refusal of an atomic batch's other members.
+var aborted = refuse(CodePublishFailed, "another message of the atomic batch was refused")
+
+// IsAborted reports whether a message was refused only because another one of its
+// atomic batch was.
+func IsAborted(err error) bool { return errors.Is(err, aborted) }
 
 // Publish asks for one message to be published.
 type Publish struct {
@@ -42,6 +48,9 @@ type Publish struct {
 	Partition     *int
 	TTLMs         *int64
 	ExpiresAt     *time.Time
+	// Refused is what the edge found wrong with the message: it keeps its place
+	// in the batch, and is refused with that.
+	Refused *Refusal `json:"-"`
 }
 
 // Published is what became of one message: Err, or where it stands.
@@ -194,8 +203,9 @@ type publishing struct {
 func (p *publishing) once(ctx context.Context, todo []int) []int {
 	now := p.d.cfg.Now()
 	byShard := map[int][]int{}
-	appends := make(map[int]events.Append, len(todo))
+	appends := make([]events.Append, len(p.batch))
 	topics := map[string]loaded{}
+	var decided []int
 	for _, i := range todo {
 		shard, a, err := p.decide(ctx, i, now, topics)
 		if err != nil {
@@ -203,11 +213,12 @@ func (p *publishing) once(ctx context.Context, todo []int) []int {
 			continue
 		}
 		appends[i] = a
+		decided = append(decided, i)
 		byShard[shard] = append(byShard[shard], i)
 	}
-	if p.atomic && len(appends) < len(p.batch) {
-		for i := range appends {
-			p.results[i].Err = refuse(CodePublishFailed, batchNotAtomicAborted)
+	if p.atomic && len(decided) < len(p.batch) {
+		for _, i := range decided {
+			p.results[i].Err = aborted
 		}
 		return nil
 	}
@@ -215,7 +226,7 @@ func (p *publishing) once(ctx context.Context, todo []int) []int {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for shard, members := range byShard {
-		wg.Go(func() {
+		run := func() {
 			stale, last := p.append(ctx, shard, members, appends)
 			mu.Lock()
 			defer mu.Unlock()
@@ -224,7 +235,12 @@ func (p *publishing) once(ctx context.Context, todo []int) []int {
 				p.folds = map[int]events.Position{}
 			}
 			p.folds[shard] = max(p.folds[shard], last)
-		})
+		}
+		if len(byShard) == 1 {
+			run()
+			break
+		}
+		wg.Go(run)
 	}
 	wg.Wait()
 	sort.Ints(again)
@@ -239,6 +255,9 @@ type loaded struct {
 
 func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics map[string]loaded) (int, events.Append, error) {
 	cmd := p.batch[i]
+	if cmd.Refused != nil {
+		return 0, events.Append{}, cmd.Refused
+	}
 	l, ok := topics[cmd.Queue]
 	if !ok {
 		l.topic, l.shard, l.err = p.d.topic(ctx, p.caller, cmd.Queue)
@@ -263,7 +282,8 @@ func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics ma
 	// The event itself carries the trace; twice would be once too often.
 	meta.TraceParent, meta.AcceptedAtMs = "", now.UnixMilli()
 	if len(p.batch) > 1 && meta.IdempotencyKey != "" {
-		meta.IdempotencyKey = fmt.Sprintf("%s#%d", meta.IdempotencyKey, i)
+		// Keys have no spaces, so no other request's key looks like it.
+		meta.IdempotencyKey = fmt.Sprintf("%s %d", meta.IdempotencyKey, i)
 	}
 	return l.shard, events.Append{
 		ID: cmd.ID, TenantID: p.caller.TenantID, Event: e, Meta: meta, Atomic: p.atomic && len(p.batch) > 1,
@@ -272,8 +292,10 @@ func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics ma
 }
 
 // append appends one shard's messages, in order, in bounded steps unless they are
-// atomic. It returns which are to be decided again, and the last position.
-func (p *publishing) append(ctx context.Context, shard int, members []int, appends map[int]events.Append) (stale []int, last events.Position) {
+// atomic. After a step without an answer it tries none, so that a retry cannot find
+// later messages in the log before earlier ones. It returns which are to be decided
+// again, and the last position.
+func (p *publishing) append(ctx context.Context, shard int, members []int, appends []events.Append) (stale []int, last events.Position) {
 	for len(members) > 0 {
 		n := min(len(members), appendChunkMax)
 		if p.atomic {
@@ -284,11 +306,13 @@ func (p *publishing) append(ctx context.Context, shard int, members []int, appen
 			batch[k] = appends[i]
 		}
 		outs, err := p.d.store.Append(ctx, shard, batch)
-		for k, i := range members[:n] {
-			if err != nil {
+		if err != nil {
+			for _, i := range members {
 				p.results[i].Err = unavailable(err)
-				continue
 			}
+			return stale, last
+		}
+		for k, i := range members[:n] {
 			last = max(last, outs[k].Position)
 			if p.settle(i, outs[k]) {
 				stale = append(stale, i)
@@ -299,14 +323,7 @@ func (p *publishing) append(ctx context.Context, shard int, members []int, appen
 		}
 		members = members[n:]
 	}
-	if p.atomic && len(stale) > 0 {
-		// All were aborted with the stale one: all are decided again.
-		stale = stale[:0]
-		for i := range p.batch {
-			p.results[i].Err = nil
-			stale = append(stale, i)
-		}
-	}
+	// Atomic messages share a topic, so they are stale together.
 	return stale, last
 }
 
@@ -322,19 +339,21 @@ func (p *publishing) settle(i int, out events.Outcome) bool {
 	case events.StatusKeyReused:
 		r.Err = keyReused()
 	case events.StatusAborted:
-		r.Err = refuse(CodePublishFailed, batchNotAtomicAborted)
+		r.Err = aborted
 	case events.StatusLeaseLost, events.StatusExists:
 		r.Err = fmt.Errorf("publish: unexpected outcome %d", out.Status)
 	}
 	return false
 }
 
-// awaitFolds waits for every shard that took messages; a message whose fold did
-// not come in time has an unknown outcome.
+// awaitFolds waits for every shard that took messages, all within one AckTimeout;
+// a message whose fold did not come in time has an unknown outcome.
 func (p *publishing) awaitFolds(ctx context.Context) {
 	if p.caller.Async {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, p.d.cfg.AckTimeout)
+	defer cancel()
 	failed := map[int]error{}
 	for shard, position := range p.folds {
 		if position > 0 {

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -69,12 +70,7 @@ func (c *check) between(n, least, most int64, field string) {
 }
 
 func (c *check) oneOf(value, field string, allowed ...string) {
-	for _, a := range allowed {
-		if value == a {
-			return
-		}
-	}
-	c.that(false, field, "one of "+strings.Join(allowed, ", "), fmt.Sprintf("is %q", value))
+	c.that(slices.Contains(allowed, value), field, "one of "+strings.Join(allowed, ", "), fmt.Sprintf("is %q", value))
 }
 
 // short checks a text's length in characters.

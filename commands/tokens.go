@@ -51,7 +51,8 @@ func (t tokens) seal(d delivery) string {
 }
 
 func (t tokens) open(token string) (delivery, error) {
-	if len(token) > tokenCharsMax {
+	// Go's base64 would pass over line breaks.
+	if len(token) > tokenCharsMax || strings.ContainsAny(token, "\r\n") {
 		return delivery{}, errToken
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)

@@ -141,6 +141,8 @@ const (
 	ReasonNack = "nack"
 	// ReasonLeaseExpired is a lease that ran out with no word from the consumer.
 	ReasonLeaseExpired = "lease_expired"
+	// ReasonReleased is a message that never reached the consumer it was leased for.
+	ReasonReleased = "released"
 )
 
 func (TopicCreated) Kind() Kind        { return KindTopicCreated }
@@ -195,10 +197,16 @@ type Position int64
 // last until the year 2248.
 const positionSeqBits = 20
 
-// MakePosition packs a log entry's id. It panics where the id cannot be packed,
-// which would need a million events in one millisecond.
+// IsPosition reports whether a log entry's id can be packed. The log makes no
+// others.
+func IsPosition(ms, seq int64) bool {
+	return ms >= 0 && seq >= 0 && seq < 1<<positionSeqBits && ms < 1<<(63-positionSeqBits)
+}
+
+// MakePosition packs a log entry's id. It panics where the id cannot be packed, see
+// [IsPosition].
 func MakePosition(ms, seq int64) Position {
-	if ms < 0 || seq < 0 || seq >= 1<<positionSeqBits || ms >= 1<<(63-positionSeqBits) {
+	if !IsPosition(ms, seq) {
 		panic(fmt.Sprintf("log entry %d-%d does not fit a position", ms, seq))
 	}
 	return Position(ms<<positionSeqBits | seq)

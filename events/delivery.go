@@ -22,25 +22,23 @@ const (
 // Metadata returns the metadata under which a message waits in its partition's
 // stream: the producer's headers as they are, ours under [HeaderReservedPrefix].
 // Empty fields are left out.
-func (m DeliveryMeta) Metadata() map[string]string {
-	md := make(map[string]string, len(m.Headers)+4)
-	for name, value := range m.Headers {
-		md[name] = value
-	}
-	set := func(key, value string) {
-		if value != "" {
-			md[key] = value
-		}
-	}
-	set(headerTenant, m.TenantID)
-	set(headerKey, m.Key)
-	set(headerContentType, m.ContentType)
-	set(headerCorrelation, m.CorrelationID)
-	set(headerTraceParent, m.TraceParent)
+func (m DeliveryMeta) Metadata() map[string]string { return fromPairs(m.AppendPairs(nil)) }
+
+// AppendPairs appends what [DeliveryMeta.Metadata] returns as keys and values in
+// turn, ours first.
+func (m DeliveryMeta) AppendPairs(dst []string) []string {
+	dst = appendPair(dst, headerTenant, m.TenantID)
+	dst = appendPair(dst, headerKey, m.Key)
+	dst = appendPair(dst, headerContentType, m.ContentType)
+	dst = appendPair(dst, headerCorrelation, m.CorrelationID)
+	dst = appendPair(dst, headerTraceParent, m.TraceParent)
 	if m.ExpiresAtMs != 0 {
-		md[headerExpiresAtMs] = strconv.FormatInt(m.ExpiresAtMs, 10)
+		dst = append(dst, headerExpiresAtMs, strconv.FormatInt(m.ExpiresAtMs, 10))
 	}
-	return md
+	for name, value := range m.Headers {
+		dst = append(dst, name, value)
+	}
+	return dst
 }
 
 // ParseDeliveryMeta is the inverse of [DeliveryMeta.Metadata]. It keeps md.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 )
 
 // Log is where events are appended: one total order per shard. An append and its
@@ -140,18 +141,63 @@ func Encode(e Event) (Frame, error) {
 	if len(payload) == 0 {
 		return Frame{}, errors.New("encode event message.published: no payload")
 	}
-	// The struct's last two fields are payload and offset: encode them as
-	// markers, then cut them off.
-	published.Payload, published.Offset = json.RawMessage("0"), 0
-	data, err := marshal(published)
+	head, err := appendPublished(make([]byte, 0, publishedHeadBytes), published)
 	if err != nil {
 		return Frame{}, err
 	}
-	head, found := bytes.CutSuffix(data, []byte(`0,"offset":0}`))
-	if !found {
-		return Frame{}, fmt.Errorf("encode event message.published: unexpected form %.80s", data)
-	}
 	return Frame{Head: head, Payload: payload, Tail: frameTail}, nil
+}
+
+// publishedHeadBytes is room for what most heads hold.
+const publishedHeadBytes = 512
+
+// appendPublished appends the event's JSON up to its payload: what encoding/json
+// makes of it (a test holds the two against each other), without its reflection,
+// as every message passes here.
+func appendPublished(b []byte, e MessagePublished) ([]byte, error) {
+	b = appendText(append(b, `{"messageId":`...), e.MessageID)
+	b = appendText(append(b, `,"topicId":`...), e.TopicID)
+	b = strconv.AppendInt(append(b, `,"partition":`...), int64(e.Partition), 10)
+	b = appendOptional(b, `,"key":`, e.Key)
+	if len(e.Headers) > 0 {
+		headers, err := marshal(e.Headers)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(b, `,"headers":`...), headers...)
+	}
+	b = appendText(append(b, `,"contentType":`...), e.ContentType)
+	b = appendOptional(b, `,"correlationId":`, e.CorrelationID)
+	b = appendOptional(b, `,"producerId":`, e.ProducerID)
+	b = appendOptional(b, `,"traceparent":`, e.TraceParent)
+	if e.TTLMs != 0 {
+		b = strconv.AppendInt(append(b, `,"ttlMs":`...), e.TTLMs, 10)
+	}
+	return append(b, `,"payload":`...), nil
+}
+
+func appendOptional(b []byte, name, value string) []byte {
+	if value == "" {
+		return b
+	}
+	return appendText(append(b, name...), value)
+}
+
+// appendText appends a JSON string. Plain ASCII, which is nearly all there is,
+// needs no escaping.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			text, err := marshal(s)
+			if err != nil {
+				return append(b, `""`...) // a string always encodes
+			}
+			return append(b, text...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
 }
 
 // marshal is json.Marshal without the escaping that is meant for HTML pages.

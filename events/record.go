@@ -59,25 +59,37 @@ const (
 // Metadata returns the message metadata under which the event is stored. Empty
 // fields are left out.
 func (m Meta) Metadata(kind Kind, tenantID string, version int64) map[string]string {
-	md := make(map[string]string, 6)
-	md[metaKind] = string(kind)
-	md[metaTenant] = tenantID
-	if version != 0 {
-		md[metaVersion] = strconv.FormatInt(version, 10)
-	}
-	for key, value := range m.all() {
-		if value != "" {
-			md[key] = value
-		}
-	}
-	return md
+	return fromPairs(m.AppendPairs(nil, kind, tenantID, version))
 }
 
-func (m Meta) all() map[string]string {
-	return map[string]string{
-		metaActor: m.Actor, metaRequest: m.RequestID, metaTraceParent: m.TraceParent,
-		metaIdempotency: m.IdempotencyKey, metaFingerprint: m.Fingerprint,
+// AppendPairs appends what [Meta.Metadata] returns as keys and values in turn: the
+// append path encodes them without a map.
+func (m Meta) AppendPairs(dst []string, kind Kind, tenantID string, version int64) []string {
+	dst = append(dst, metaKind, string(kind), metaTenant, tenantID)
+	if version != 0 {
+		dst = append(dst, metaVersion, strconv.FormatInt(version, 10))
 	}
+	dst = appendPair(dst, metaActor, m.Actor)
+	dst = appendPair(dst, metaRequest, m.RequestID)
+	dst = appendPair(dst, metaTraceParent, m.TraceParent)
+	dst = appendPair(dst, metaIdempotency, m.IdempotencyKey)
+	return appendPair(dst, metaFingerprint, m.Fingerprint)
+}
+
+// appendPair appends a pair unless its value is empty.
+func appendPair(dst []string, key, value string) []string {
+	if value == "" {
+		return dst
+	}
+	return append(dst, key, value)
+}
+
+func fromPairs(pairs []string) map[string]string {
+	md := make(map[string]string, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		md[pairs[i]] = pairs[i+1]
+	}
+	return md
 }
 
 // ParseRecord is the inverse of [Meta.Metadata] and the event's JSON: it reads a

@@ -33,8 +33,8 @@ type LeaseRequest struct {
 	// SubscriptionVersion is the version the request was decided on; where it is
 	// not the current one nothing is leased.
 	SubscriptionVersion int64
-	// MessagesMax and BytesMax bound one answer. A single message may exceed
-	// BytesMax; the answer then holds that one alone.
+	// MessagesMax bounds one answer. BytesMax of payload are where it stops too, at
+	// most 8 messages late, because what a message weighs is known once it is read.
 	MessagesMax int
 	BytesMax    int
 	// For is how long the messages are leased.

@@ -12,5 +12,5 @@
 // An event that cannot be folded stops its shard, loudly, until it can be: nothing
 // is skipped.
 //
-// It imports package events, pgx, squirrel, uuid and Watermill's message package.
+// It imports package events, pgx, squirrel, uuid, x/sync and Watermill's message package.
 package projections

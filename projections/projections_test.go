@@ -107,11 +107,13 @@ func TestStatusOnlyRises(t *testing.T) {
 		"a failure of another group after it was consumed": {
 			func(h *history, m events.MessagePublished) events.Event {
 				return events.MessageFailed{Delivery: h.delivery(m, 1, 1)}
-			}, "consumed"},
+			}, "consumed",
+		},
 		"a dead letter of another group after it was consumed": {
 			func(h *history, m events.MessagePublished) events.Event {
 				return events.MessageDeadLettered{Delivery: h.delivery(m, 1, 4)}
-			}, "dead_letter"},
+			}, "dead_letter",
+		},
 	} {
 		for _, size := range []int{1, 1000} {
 			t.Run(fmt.Sprintf("%s, batches of %d", name, size), func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/tallymq/tallymq/events"
 )
@@ -21,8 +22,10 @@ const (
 	// BatchEventsMax and BatchBytesMax bound one transaction.
 	BatchEventsMax = 1000
 	BatchBytesMax  = 8 << 20
-	// decodedAhead is how many decoded events wait for the next transaction.
-	decodedAhead = 2000
+	// DecodedEventsMax and DecodedBytesMax bound what is decoded and not committed,
+	// the transaction under way included; a single larger event still goes, alone.
+	DecodedEventsMax = 2 * BatchEventsMax
+	DecodedBytesMax  = 2 * BatchBytesMax
 	// lockRetry is how often a stand-by looks whether the active projector is
 	// gone. Waiting inside Postgres would hold back its vacuum.
 	lockRetry = 500 * time.Millisecond
@@ -135,6 +138,8 @@ SELECT position FROM made UNION ALL SELECT position FROM projection_checkpoints 
 type decoded struct {
 	msg    *message.Message
 	record events.Record
+	// weight is what it takes of DecodedBytesMax.
+	weight int64
 	err    error
 }
 
@@ -148,8 +153,9 @@ func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Positi
 	if err != nil {
 		return fmt.Errorf("subscribe to the log: %w", err)
 	}
-	ready := make(chan decoded, decodedAhead)
-	go decode(ctx, messages, ready)
+	ready := make(chan decoded, DecodedEventsMax)
+	room := semaphore.NewWeighted(DecodedBytesMax)
+	go decode(ctx, messages, room, ready)
 	for {
 		batch, err := gather(ctx, ready)
 		if err != nil {
@@ -170,6 +176,7 @@ func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Positi
 		}
 		for _, d := range batch {
 			d.msg.Ack()
+			room.Release(d.weight)
 		}
 	}
 }
@@ -190,12 +197,16 @@ func (p *Projector) commit(ctx context.Context, conn *pgx.Conn, at events.Positi
 
 // decode decodes until the first message that says nothing it knows: what comes
 // after that one must not be folded before it.
-func decode(ctx context.Context, messages <-chan *message.Message, ready chan<- decoded) {
+func decode(ctx context.Context, messages <-chan *message.Message, room *semaphore.Weighted, ready chan<- decoded) {
 	defer close(ready)
 	for m := range messages {
+		weight := min(int64(len(m.Payload)), DecodedBytesMax)
+		if room.Acquire(ctx, weight) != nil {
+			return
+		}
 		r, err := events.ParseRecord(m.UUID, m.Metadata, m.Payload)
 		select {
-		case ready <- decoded{msg: m, record: r, err: err}:
+		case ready <- decoded{msg: m, record: r, weight: weight, err: err}:
 		case <-ctx.Done():
 			return
 		}
@@ -238,7 +249,7 @@ func gather(ctx context.Context, ready <-chan decoded) ([]decoded, error) {
 			// Nothing was decoded after it, so this run ends with this batch, and
 			// the next one meets it first.
 			d.msg.Nack()
-			return batch, nil
+			return batch, nil //nolint:nilerr // see above
 		}
 		batch = append(batch, d)
 		bytes += len(d.record.Data)

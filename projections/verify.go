@@ -129,9 +129,9 @@ func refold(ctx context.Context, tx pgx.Tx, shard int, o VerifyOptions, report *
 	}
 }
 
-// comparable returns the select list and the condition under which a table's rows
+// comparison returns the select list and the condition under which a table's rows
 // can be compared: what retention has dropped cannot.
-func comparable(table string, o VerifyOptions) (columns, where string) {
+func comparison(table string, o VerifyOptions) (columns, where string) {
 	if o.Horizon.IsZero() {
 		return "*", ""
 	}
@@ -147,7 +147,7 @@ func comparable(table string, o VerifyOptions) (columns, where string) {
 
 func compare(ctx context.Context, tx pgx.Tx, schema, table string, o VerifyOptions) (TableReport, error) {
 	t := TableReport{Table: table}
-	columns, where := comparable(table, o)
+	columns, where := comparison(table, o)
 	folded := fmt.Sprintf("SELECT %s FROM pg_temp.%s t%s", columns, table, where)
 	// The order of columns is the same: the temporary table was made LIKE the live one.
 	live := fmt.Sprintf("SELECT %s FROM %s.%s t%s", columns, schema, table, where)

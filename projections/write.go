@@ -209,7 +209,7 @@ func queueConsumptions(b *pgx.Batch, rows []consumptionRow) {
 	for i, r := range rows {
 		messages[i], ids[i], subscriptions[i], consumers[i], statuses[i], tenants[i] = r.MessageID, r.id, r.SubscriptionID, r.Consumer, r.status, r.tenantID
 		partitions[i], attempts[i], offsets[i] = int32(r.Partition), int32(r.Attempt), r.Offset //nolint:gosec // both few
-		took[i] = int32(min(max(r.at.UnixMilli()-r.LeasedAtMs, 0), 1<<31-1))                    //nolint:gosec // bounded here
+		took[i] = int32(min(max(r.at.UnixMilli()-r.LeasedAtMs, 0), 1<<31-1))
 		errorTexts[i], reasons[i] = orNull(r.errorText), orNull(r.reason)
 		consumed[i], processed[i], retries[i] = time.UnixMilli(r.LeasedAtMs).UTC(), r.at, timeOrNull(r.retryAt)
 	}

@@ -153,7 +153,7 @@ func TestConsumeStopsWhenAskedAndPrintsEnvelopes(t *testing.T) {
 	})
 }
 
-func TestVerifyAndMigrateByCommand(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestVerifyAndMigrateByCommand(t *testing.T) {
 	cfg := testConfig(t)
 	t.Setenv("DATABASE_URL", cfg.DatabaseURL)
 	run := func(args ...string) (string, error) {
@@ -186,7 +186,7 @@ func TestVerifyAndMigrateByCommand(t *testing.T) { //nolint:paralleltest // it s
 	require.Contains(t, out, "DIFFERENT: 1 missing, 1 unexpected")
 }
 
-func TestHealthByCommand(t *testing.T) { //nolint:paralleltest // it sets the environment
+func TestHealthByCommand(t *testing.T) {
 	i := start(t, testConfig(t), "")
 	health := func() error {
 		cmd := root()

@@ -120,7 +120,7 @@ func (c *client) once(ctx context.Context, path, idempotencyKey string, body []b
 func progress(w io.Writer, total int64, what, unit string) *progressbar.ProgressBar {
 	f, ok := w.(*os.File)
 	return progressbar.NewOptions64(total, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what),
-		progressbar.OptionSetVisibility(ok && term.IsTerminal(int(f.Fd()))), //nolint:gosec // a descriptor fits an int
+		progressbar.OptionSetVisibility(ok && term.IsTerminal(int(f.Fd()))),
 		progressbar.OptionShowCount(), progressbar.OptionShowIts(), progressbar.OptionSetItsString(unit), progressbar.OptionSetWidth(30),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetRenderBlankState(true))
 }

@@ -50,7 +50,7 @@ type program struct {
 
 func (p *program) start() {
 	started := make(chan error, 1)
-	cmd := exec.Command(p.path, "serve") //nolint:gosec,noctx // built by the test; ended by kill
+	cmd := exec.Command(p.path, "serve") //nolint:gosec // built by the test
 	cmd.Env, cmd.Stderr = p.env, &bytes.Buffer{}
 	cmd.SysProcAttr = dieWithParent()
 	done := make(chan struct{})
@@ -77,7 +77,7 @@ func (p *program) kill() {
 }
 
 func (p *program) ready() bool {
-	resp, err := http.Get(p.url + "/readyz") //nolint:noctx // loopback
+	resp, err := http.Get(p.url + "/readyz")
 	if err != nil {
 		return false
 	}
@@ -88,14 +88,14 @@ func (p *program) ready() bool {
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "tallymq")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput() //nolint:noctx // a build
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput() //nolint:gosec // a path of ours
 	require.NoError(t, err, "%s", out)
 	return path
 }
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = l.Close() }()
 	addr, ok := l.Addr().(*net.TCPAddr)
@@ -124,13 +124,13 @@ type crashRun struct {
 }
 
 // call sends a request to any instance. An error or a 503 means: unknown.
-func (r *crashRun) call(path, key string, body any, into any) (status int, ok bool) {
+func (r *crashRun) call(path, key string, body, into any) (status int, ok bool) {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return 0, false
 	}
-	i := r.instances[rand.IntN(len(r.instances))]                                             //nolint:gosec // a test's dice
-	req, err := http.NewRequest(http.MethodPost, i.url+apiPrefix+path, bytes.NewReader(text)) //nolint:noctx // the client has a timeout
+	i := r.instances[rand.IntN(len(r.instances))] //nolint:gosec // a test's dice
+	req, err := http.NewRequest(http.MethodPost, i.url+apiPrefix+path, bytes.NewReader(text))
 	if err != nil {
 		return 0, false
 	}

@@ -83,14 +83,14 @@ func (s *memoryStore) Append(_ context.Context, _ int, batch []events.Append) ([
 		s.keys[key], s.prints[key] = outs[i], a.Meta.Fingerprint
 		frame, err := events.Encode(a.Event)
 		if err != nil {
-			return nil, err //nolint:wrapcheck // a test's own
+			return nil, err
 		}
 		m := message.NewMessage(a.ID, frame.Join(offset))
 		m.Metadata = a.Meta.Metadata(a.Event.Kind(), a.TenantID, a.Version)
 		m.Metadata[events.MetaShard], m.Metadata[events.MetaPosition] = "0", strconv.FormatInt(int64(s.at), 10)
 		// Publishing waits for the projector's ack, which comes after its commit.
 		if err := s.pubsub.Publish(memoryLog, m); err != nil {
-			return nil, err //nolint:wrapcheck // a test's own
+			return nil, err
 		}
 	}
 	return outs, nil
@@ -180,7 +180,7 @@ func (s *memoryStore) WaitFolded(ctx context.Context, _ int, position events.Pos
 		select {
 		case <-moved:
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // a test's own
+			return ctx.Err()
 		}
 	}
 }

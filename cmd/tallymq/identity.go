@@ -13,7 +13,7 @@ import (
 
 const (
 	headerTenant = "X-Tenant-Id"
-	headerToken  = "X-Service-Token" //nolint:gosec // a header's name
+	headerToken  = "X-Service-Token"
 	// devTenant is who asks a private service without saying.
 	devTenant = "00000000-0000-0000-0000-000000000001"
 

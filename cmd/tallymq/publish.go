@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,7 +102,7 @@ func openInput(cmd *cobra.Command, name string) (io.ReadCloser, int64, error) {
 	if name == "-" {
 		return io.NopCloser(cmd.InOrStdin()), -1, nil
 	}
-	f, err := os.Open(name) //nolint:gosec // the user's own file
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, 0, fmt.Errorf("publish: %w", err)
 	}
@@ -157,7 +158,7 @@ func readLine(r *bufio.Reader) (text []byte, tooLong bool, err error) {
 			text = append(text, part...)
 		}
 		if !errors.Is(err, bufio.ErrBufferFull) {
-			return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), tooLong, err //nolint:wrapcheck // the reader's own
+			return bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")), tooLong, err
 		}
 	}
 }
@@ -233,7 +234,7 @@ func keyAt(value []byte, path string) string {
 	case json.Number:
 		return v.String()
 	case bool:
-		return fmt.Sprint(v)
+		return strconv.FormatBool(v)
 	}
 	return ""
 }

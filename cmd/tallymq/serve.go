@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -37,11 +38,29 @@ func serveCommand() *cobra.Command {
 			}
 			logger := slog.New(telemetry.NewSampler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level()})))
 			warnUnused(cfg, logger)
+			tuneMemory()
 			return runService(cmd.Context(), cfg, logger, options{
 				token:   cfg.ServiceToken,
 				onReady: func(addr string) { logger.Info("ready", "addr", addr, "version", version, "shards", cfg.Shards) },
 			})
 		},
+	}
+}
+
+// Limits of memory. What is live is little and short-lived, so the collector may let
+// garbage grow to several times that, and hurries only near the limit.
+const (
+	gcPercent        = 400
+	memoryLimitBytes = 440 << 20
+)
+
+// tuneMemory sets the collector up, unless GOGC and GOMEMLIMIT do.
+func tuneMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memoryLimitBytes)
 	}
 }
 
@@ -51,7 +70,7 @@ func loadConfig(serving bool) (config.Config, error) {
 		err = cfg.Serving()
 	}
 	if err != nil {
-		return cfg, fmt.Errorf("configuration:\n  %s", strings.ReplaceAll(err.Error(), "\n", "\n  ")) //nolint:errorlint // for people
+		return cfg, fmt.Errorf("configuration:\n  %s", strings.ReplaceAll(err.Error(), "\n", "\n  "))
 	}
 	return cfg, nil
 }
@@ -93,6 +112,7 @@ func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out i
 	}
 	logger := slog.New(telemetry.NewSampler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	warnUnused(cfg, logger)
+	tuneMemory()
 	stop, err := startStack(ctx, &cfg, dir)
 	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {
@@ -156,7 +176,7 @@ func migrateCommand() *cobra.Command {
 			if err := postgres.Migrate(cmd.Context(), pool, logger); err != nil {
 				return err //nolint:wrapcheck // says what it does
 			}
-			return postgres.EnsurePartitions(cmd.Context(), pool, time.Now()) //nolint:wrapcheck // says what it does
+			return postgres.EnsurePartitions(cmd.Context(), pool, time.Now())
 		},
 	}
 }

@@ -111,7 +111,7 @@ func runService(ctx context.Context, cfg config.Config, logger *slog.Logger, o o
 	defer s.close(stopWork)
 	if err := s.start(ctx, work); err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // asked to stop before it was ready
+			return nil
 		}
 		return err
 	}

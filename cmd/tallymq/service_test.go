@@ -191,10 +191,19 @@ func TestTheReadSideRefusesWhatItDoesNotUnderstand(t *testing.T) {
 	t.Parallel()
 	i := start(t, testConfig(t), "")
 	for _, tc := range []struct{ path, field string }{
-		{"/queues?limit=0", "limit"}, {"/queues?limit=501", "limit"}, {"/queues?cursor=x", "cursor"}, {"/queues?page=2", "page"},
-		{"/messages?status=lost", "status"}, {"/messages?from=yesterday", "from"}, {"/messages?to=0001-01-01T00:00:00Z", "to"},
-		{"/messages?queue=a&queue=b", "queue"}, {"/messages?key=%00", "key"}, {"/messages/1", "id"}, {"/messages/1/events", "id"},
-		{"/subscriptions/x", "id"}, {"/messages?from=99999-01-01T00:00:00Z", "from"},
+		{"/queues?limit=0", "limit"},
+		{"/queues?limit=501", "limit"},
+		{"/queues?cursor=x", "cursor"},
+		{"/queues?page=2", "page"},
+		{"/messages?status=lost", "status"},
+		{"/messages?from=yesterday", "from"},
+		{"/messages?to=0001-01-01T00:00:00Z", "to"},
+		{"/messages?queue=a&queue=b", "queue"},
+		{"/messages?key=%00", "key"},
+		{"/messages/1", "id"},
+		{"/messages/1/events", "id"},
+		{"/subscriptions/x", "id"},
+		{"/messages?from=99999-01-01T00:00:00Z", "from"},
 	} {
 		field, limit := i.get(tc.path).refused(http.StatusBadRequest, "MQ_VALIDATION_FAILED")
 		require.Equal(t, tc.field, field, tc.path)
@@ -290,7 +299,7 @@ func TestStoppingFinishesWhatIsUnderWay(t *testing.T) {
 	for range 8 {
 		wg.Go(func() {
 			for {
-				resp, err := http.Post(i.url+apiPrefix+"/publish", "application/json", strings.NewReader(`{"queue":"orders","payload":1}`)) //nolint:noctx // ends with the instance
+				resp, err := http.Post(i.url+apiPrefix+"/publish", "application/json", strings.NewReader(`{"queue":"orders","payload":1}`))
 				if err != nil {
 					return // no longer listening: nothing was taken
 				}
@@ -340,16 +349,23 @@ func TestStoresThatAreAwayAreWaitedFor(t *testing.T) {
 	// given neither store is there at the start
 	own.redis.Kill()
 	own.postgres.Kill()
-	port, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a free port
+	port, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	cfg.Port = port.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // TCP
+	cfg.Port = port.Addr().(*net.TCPAddr).Port
 	require.NoError(t, port.Close())
 	i := &instance{t: t, cfg: cfg, url: fmt.Sprintf("http://127.0.0.1:%d", cfg.Port)}
-	started := make(chan *instance, 1)
-	go func() { started <- start(t, cfg, "") }()
+	ctx, stop := context.WithCancel(t.Context())
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	go func() {
+		ended <- runService(ctx, cfg, slog.New(slog.DiscardHandler), options{host: "127.0.0.1", onReady: func(addr string) { ready <- addr }})
+	}()
+	t.Cleanup(func() {
+		stop()
+		assert.NoError(t, <-ended)
+	})
 	// then it says so
 	eventually(t, "it listens", func() bool {
-		conn, err := net.Dial("tcp", strings.TrimPrefix(i.url, "http://")) //nolint:noctx // loopback
+		conn, err := net.Dial("tcp", strings.TrimPrefix(i.url, "http://"))
 		if err == nil {
 			_ = conn.Close()
 		}
@@ -362,7 +378,7 @@ func TestStoresThatAreAwayAreWaitedFor(t *testing.T) {
 	// when they come, it is ready
 	require.NoError(t, own.redis.Restart(t.Context()))
 	require.NoError(t, own.postgres.Restart(t.Context()))
-	i = <-started
+	<-ready
 	i.queue("orders", "")
 	sub := i.subscription("orders", "g", "")
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -70,7 +71,7 @@ func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOp
 		return o, err //nolint:wrapcheck // says what it does
 	}
 	if shards == "" {
-		return o, fmt.Errorf("verify: no service has used this database yet")
+		return o, errors.New("verify: no service has used this database yet")
 	}
 	if o.Shards, err = strconv.Atoi(shards); err != nil {
 		return o, fmt.Errorf("verify: setting shards: %w", err)

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -44,7 +45,9 @@ func (h *Handlers) pull(c echo.Context) error {
 		return err
 	}
 	ctx := c.Request().Context()
-	pulled, err := h.deps.Commands.Pull(ctx, caller, commands.Pull{SubscriptionID: id, MessagesMax: req.MaxMessages, WaitMs: req.WaitMs})
+	waiting, stopWaiting := h.untilStopping(ctx)
+	defer stopWaiting()
+	pulled, err := h.deps.Commands.Pull(waiting, caller, commands.Pull{SubscriptionID: id, MessagesMax: req.MaxMessages, WaitMs: req.WaitMs})
 	if err != nil {
 		return h.httpError(err)
 	}
@@ -65,7 +68,20 @@ func (h *Handlers) pull(c echo.Context) error {
 			TraceID: traceID(m.Meta.TraceParent), LeaseExpiresAt: timeOf(m.LeaseExpiresAtMs),
 		}
 	}
-	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	return web.WriteRawJSON(c, http.StatusOK, out)
+}
+
+// untilStopping is ctx, which also ends when the service stops.
+func (h *Handlers) untilStopping(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if h.deps.Stopping == nil {
+		return ctx, cancel
+	}
+	unhook := context.AfterFunc(h.deps.Stopping, cancel)
+	return ctx, func() {
+		unhook()
+		cancel()
+	}
 }
 
 // traceID is the second field of a traceparent.
@@ -142,7 +158,7 @@ func (h *Handlers) extend(c echo.Context) error {
 // UUID is the id of no subscription.
 func (h *Handlers) onSubscription(c echo.Context, req any, bodyMax int64) (string, commands.Caller, error) {
 	if err := web.Decode(c, req, bodyMax); err != nil {
-		return "", commands.Caller{}, err //nolint:wrapcheck // an API error already
+		return "", commands.Caller{}, err
 	}
 	caller, err := h.caller(c)
 	if err != nil {
@@ -150,7 +166,7 @@ func (h *Handlers) onSubscription(c echo.Context, req any, bodyMax int64) (strin
 	}
 	id := c.Param("id")
 	if !web.ValidUUID(id) {
-		return "", caller, web.Invalid(web.Detail{Field: "id", Limit: "a UUID", Problem: "is not one"})
+		return "", caller, web.Invalid(web.Detail{Field: "id", Limit: "a UUID in lower case", Problem: "is not one"})
 	}
 	return id, caller, nil
 }
@@ -172,5 +188,5 @@ func (h *Handlers) answerSettled(c echo.Context, results []commands.Settled, err
 			out.Results[i].Error = h.httpError(r.Err)
 		}
 	}
-	return web.WriteJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	return web.WriteJSON(c, http.StatusOK, out)
 }

@@ -40,7 +40,9 @@ type Deps struct {
 	NewID func() string
 	// PayloadBytesMax is MAX_MESSAGE_SIZE.
 	PayloadBytesMax int
-	Logger          *slog.Logger
+	// Stopping ends waiting pulls when it ends; nil never does.
+	Stopping context.Context //nolint:containedctx // a lifetime, not a call's
+	Logger   *slog.Logger
 }
 
 // Handlers serves the command API.
@@ -114,8 +116,7 @@ var statuses = map[commands.Code]int{
 // httpError turns a command's error into the API's. Faults keep their text for
 // the log and lose it for the caller.
 func (h *Handlers) httpError(err error) *web.Error {
-	var refusal *commands.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*commands.Refusal](err); ok {
 		e := &web.Error{Status: statuses[refusal.Code], Code: string(refusal.Code), Message: refusal.Reason}
 		for _, p := range refusal.Problems {
 			e.Details = append(e.Details, web.Detail{Field: p.Field, Limit: p.Limit, Problem: p.Text})
@@ -126,14 +127,17 @@ func (h *Handlers) httpError(err error) *web.Error {
 		return e
 	}
 	if commands.IsUnavailable(err) {
-		h.deps.Logger.Warn("command not answered in time", "error", err)
+		level := slog.LevelWarn
+		if errors.Is(err, context.Canceled) {
+			level = slog.LevelDebug // the caller left
+		}
+		h.deps.Logger.Log(context.Background(), level, "command not answered in time", "error", err)
 		return &web.Error{
 			Status: http.StatusServiceUnavailable, Code: string(commands.CodeUnavailable), RetryAfterS: retryAfterS,
 			Message: "not confirmed in time: whether it happened is unknown; repeat it with the same Idempotency-Key",
 		}
 	}
-	var e *web.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*web.Error](err); ok {
 		return e
 	}
 	h.deps.Logger.Error("command failed", "error", err)

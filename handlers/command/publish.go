@@ -63,7 +63,7 @@ type batchAnswer struct {
 func (h *Handlers) publish(c echo.Context) error {
 	var req publishRequest
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
-		return err //nolint:wrapcheck // an API error already
+		return err
 	}
 	return h.publishOne(c, req)
 }
@@ -71,7 +71,7 @@ func (h *Handlers) publish(c echo.Context) error {
 func (h *Handlers) publishToTopic(c echo.Context) error {
 	var req messageRequest
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
-		return err //nolint:wrapcheck // an API error already
+		return err
 	}
 	return h.publishOne(c, publishRequest{messageRequest: req, Queue: c.Param("name")})
 }
@@ -83,9 +83,6 @@ func (h *Handlers) publishOne(c echo.Context, req publishRequest) error {
 	if err != nil {
 		return err
 	}
-	if detail := h.checkPayload("payload", req.Payload); detail != nil {
-		return detail
-	}
 	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{h.message(req)}, false)
 	if err != nil {
 		return h.httpError(err)
@@ -93,13 +90,13 @@ func (h *Handlers) publishOne(c echo.Context, req publishRequest) error {
 	if err := results[0].Err; err != nil {
 		return h.httpError(err)
 	}
-	return web.WriteJSON(c, created(caller), answer(results[0])) //nolint:wrapcheck // an API error already
+	return web.WriteJSON(c, created(caller), answer(results[0]))
 }
 
 func (h *Handlers) publishBatch(c echo.Context) error {
 	var req batchRequest
-	if err := web.Decode(c, &req, max(BatchBodyMax, h.bodyMax())); err != nil {
-		return err //nolint:wrapcheck // an API error already
+	if err := web.Decode(c, &req, max(BatchBodyMax, h.bodyMax()), "/messages/*/payload"); err != nil {
+		return err
 	}
 	caller, err := h.caller(c)
 	if err != nil {
@@ -107,16 +104,38 @@ func (h *Handlers) publishBatch(c echo.Context) error {
 	}
 	batch := make([]commands.Publish, len(req.Messages))
 	for i, m := range req.Messages {
-		if err := h.checkPayload(fmt.Sprintf("messages[%d].payload", i), m.Payload); err != nil {
-			return err
-		}
 		batch[i] = h.message(m)
 	}
 	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, batch, req.Atomic)
 	if err != nil {
 		return h.httpError(err)
 	}
+	if req.Atomic {
+		if err := h.whyAborted(results); err != nil {
+			return err
+		}
+	}
 	return h.answerBatch(c, caller, results)
+}
+
+// whyAborted returns the error that kept an atomic batch out, nil where all of it
+// went in.
+func (h *Handlers) whyAborted(results []commands.Published) error {
+	for i, r := range results {
+		if r.Err != nil && !commands.IsAborted(r.Err) {
+			return h.memberError(i, r.Err)
+		}
+	}
+	return nil
+}
+
+// memberError is a message's error with the path of its fields in the batch.
+func (h *Handlers) memberError(i int, err error) *web.Error {
+	e := h.httpError(err)
+	for k := range e.Details {
+		e.Details[k].Field = fmt.Sprintf("messages[%d].%s", i, e.Details[k].Field)
+	}
+	return e
 }
 
 // answerBatch answers 201 where all were taken, 207 where some were not, and the
@@ -131,7 +150,7 @@ func (h *Handlers) answerBatch(c echo.Context, caller commands.Caller, results [
 			continue
 		}
 		out.Rejected++
-		e := h.httpError(r.Err)
+		e := h.memberError(i, r.Err)
 		if e.Status == http.StatusServiceUnavailable {
 			unavailable++
 		}
@@ -144,29 +163,33 @@ func (h *Handlers) answerBatch(c echo.Context, caller commands.Caller, results [
 	if out.Rejected > 0 {
 		status = http.StatusMultiStatus
 	}
-	return web.WriteJSON(c, status, out) //nolint:wrapcheck // an API error already
+	return web.WriteJSON(c, status, out)
 }
 
-func (h *Handlers) checkPayload(field string, payload jsontext.Value) error {
+// checkPayload returns what is wrong with a payload, nil for nothing.
+func (h *Handlers) checkPayload(payload jsontext.Value) *commands.Refusal {
+	detail := web.CheckPayload("payload", payload, h.deps.PayloadBytesMax)
 	if len(payload) == 0 {
-		return web.Invalid(web.Detail{Field: field, Limit: "any JSON value", Problem: "is missing"})
+		detail = &web.Detail{Field: "payload", Limit: "any JSON value", Problem: "is missing"}
 	}
+	if detail == nil {
+		return nil
+	}
+	code := commands.CodeValidationFailed
 	if len(payload) > h.deps.PayloadBytesMax {
-		e := web.Invalid(web.Detail{Field: field, Limit: fmt.Sprintf("at most %d bytes", h.deps.PayloadBytesMax), Problem: fmt.Sprintf("has %d bytes", len(payload))})
-		e.Status, e.Code = http.StatusRequestEntityTooLarge, string(commands.CodePayloadTooLarge)
-		return e
+		code = commands.CodePayloadTooLarge
 	}
-	if detail := web.CheckPayload(field, payload, h.deps.PayloadBytesMax); detail != nil {
-		return web.Invalid(*detail)
+	return &commands.Refusal{
+		Code: code, Reason: fmt.Sprintf("%s %s; allowed: %s", detail.Field, detail.Problem, detail.Limit),
+		Problems: []commands.Problem{{Field: detail.Field, Limit: detail.Limit, Text: detail.Problem}},
 	}
-	return nil
 }
 
 func (h *Handlers) message(req publishRequest) commands.Publish {
 	return commands.Publish{
 		ID: h.deps.NewID(), Queue: req.Queue, Payload: json.RawMessage(req.Payload), Key: req.Key, Headers: req.Headers,
 		CorrelationID: req.CorrelationID, ContentType: req.ContentType, Partition: req.Partition,
-		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt,
+		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt, Refused: h.checkPayload(req.Payload),
 	}
 }
 

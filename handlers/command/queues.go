@@ -2,7 +2,6 @@ package command
 
 import (
 	"encoding/json"
-	"fmt"
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/labstack/echo/v4"
@@ -29,33 +28,10 @@ type queueRequest struct {
 	Status            string         `json:"status"`
 }
 
-// queueAnswer is a queue as the API shows it.
-type queueAnswer struct {
-	ID                string         `json:"id"`
-	TenantID          string         `json:"tenantId"`
-	Name              string         `json:"name"`
-	DisplayName       string         `json:"displayName,omitempty"`
-	Description       string         `json:"description,omitempty"`
-	TopicType         string         `json:"topicType"`
-	PartitionCount    int            `json:"partitionCount"`
-	ReplicationFactor int            `json:"replicationFactor"`
-	RetentionMs       int64          `json:"retentionMs"`
-	MessageFormat     string         `json:"messageFormat"`
-	SchemaDefinition  web.Raw        `json:"schemaDefinition,omitempty"`
-	CompressionType   string         `json:"compressionType"`
-	IsPublic          bool           `json:"isPublic"`
-	AllowedProducers  []string       `json:"allowedProducers"`
-	AllowedConsumers  []string       `json:"allowedConsumers"`
-	Status            string         `json:"status"`
-	CreatedAt         web.Time       `json:"createdAt"`
-	UpdatedAt         web.Time       `json:"updatedAt"`
-	Version           int64          `json:"version"`
-}
-
 func (h *Handlers) createQueue(c echo.Context) error {
 	var req queueRequest
 	if err := web.Decode(c, &req, AdminBodyMax); err != nil {
-		return err //nolint:wrapcheck // an API error already
+		return err
 	}
 	caller, err := h.caller(c)
 	if err != nil {
@@ -73,16 +49,16 @@ func (h *Handlers) createQueue(c echo.Context) error {
 	}
 	e := topic.Created
 	at := timeOf(receipt.Position.Ms())
-	c.Response().Header().Set("ETag", etag(topic.Version))
+	c.Response().Header().Set("ETag", web.ETag(topic.Version))
 	c.Response().Header().Set("Location", "/api/v1/mq/queues/"+e.Name)
-	return web.WriteRawJSON(c, created(caller), queueAnswer{
+	return web.WriteRawJSON(c, created(caller), web.Queue{
 		ID: e.TopicID, TenantID: topic.TenantID, Name: e.Name, DisplayName: e.DisplayName, Description: e.Description,
 		TopicType: e.TopicType, PartitionCount: e.PartitionCount, ReplicationFactor: e.ReplicationFactor,
 		RetentionMs: e.RetentionMs, MessageFormat: e.MessageFormat, SchemaDefinition: web.Raw(e.SchemaDefinition),
 		CompressionType: e.CompressionType, IsPublic: e.IsPublic,
 		AllowedProducers: e.AllowedProducers, AllowedConsumers: e.AllowedConsumers, Status: e.Status,
 		CreatedAt: at, UpdatedAt: at, Version: topic.Version,
-	}) //nolint:wrapcheck // an API error already
+	})
 }
 
 // subscriptionRequest is the body of POST /subscriptions.
@@ -103,32 +79,10 @@ type subscriptionRequest struct {
 	Status              string         `json:"status"`
 }
 
-// subscriptionAnswer is a subscription as the API shows it.
-type subscriptionAnswer struct {
-	ID                  string         `json:"id"`
-	TopicID             string         `json:"topicId"`
-	TenantID            string         `json:"tenantId"`
-	Queue               string         `json:"queue"`
-	ConsumerGroup       string         `json:"consumerGroup"`
-	ConsumerName        string         `json:"consumerName"`
-	SubscriptionType    string         `json:"subscriptionType"`
-	OffsetResetPolicy   string         `json:"offsetResetPolicy"`
-	MaxPollRecords      int            `json:"maxPollRecords"`
-	SessionTimeoutMs    int            `json:"sessionTimeoutMs"`
-	HeartbeatIntervalMs int            `json:"heartbeatIntervalMs"`
-	HandlerConfig       web.Raw        `json:"handlerConfig"`
-	MaxRetryAttempts    int            `json:"maxRetryAttempts"`
-	RetryDelayMs        int            `json:"retryDelayMs"`
-	Status              string         `json:"status"`
-	CreatedAt           web.Time       `json:"createdAt"`
-	UpdatedAt           web.Time       `json:"updatedAt"`
-	Version             int64          `json:"version"`
-}
-
 func (h *Handlers) createSubscription(c echo.Context) error {
 	var req subscriptionRequest
 	if err := web.Decode(c, &req, AdminBodyMax); err != nil {
-		return err //nolint:wrapcheck // an API error already
+		return err
 	}
 	caller, err := h.caller(c)
 	if err != nil {
@@ -146,15 +100,15 @@ func (h *Handlers) createSubscription(c echo.Context) error {
 	}
 	e := sub.Created
 	at := timeOf(receipt.Position.Ms())
-	c.Response().Header().Set("ETag", etag(sub.Version))
+	c.Response().Header().Set("ETag", web.ETag(sub.Version))
 	c.Response().Header().Set("Location", "/api/v1/mq/subscriptions/"+e.SubscriptionID)
-	return web.WriteRawJSON(c, created(caller), subscriptionAnswer{
+	return web.WriteRawJSON(c, created(caller), web.Subscription{
 		ID: e.SubscriptionID, TopicID: e.TopicID, TenantID: sub.TenantID, Queue: req.Queue, ConsumerGroup: e.ConsumerGroup,
 		ConsumerName: e.ConsumerName, SubscriptionType: e.SubscriptionType, OffsetResetPolicy: e.OffsetResetPolicy,
 		MaxPollRecords: e.MaxPollRecords, SessionTimeoutMs: e.SessionTimeoutMs, HeartbeatIntervalMs: e.HeartbeatIntervalMs,
 		HandlerConfig: web.Raw(e.HandlerConfig), MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
 		Status: e.Status, CreatedAt: at, UpdatedAt: at, Version: sub.Version,
-	}) //nolint:wrapcheck // an API error already
+	})
 }
 
 // given treats JSON null like an absent field.
@@ -164,5 +118,3 @@ func given(v jsontext.Value) json.RawMessage {
 	}
 	return json.RawMessage(v)
 }
-
-func etag(version int64) string { return fmt.Sprintf("%q", fmt.Sprint(version)) }

@@ -72,17 +72,17 @@ func (h *Handlers) parseList(c echo.Context, name string, filters ...string) (li
 	l := list{name: name}
 	l.tenantID, _ = h.deps.Identity(c)
 	if err := web.CheckQuery(c, append([]string{"limit", "cursor"}, filters...)...); err != nil {
-		return l, err //nolint:wrapcheck // an API error already
+		return l, err
 	}
 	for _, f := range filters {
 		l.name += "\x00" + c.QueryParam(f)
 	}
 	var err error
 	if l.page.Limit, err = web.ParseLimit(c); err != nil {
-		return l, err //nolint:wrapcheck // an API error already
+		return l, err
 	}
 	l.page.After, err = h.deps.Cursors.Decode(c, l.tenantID, l.name, 1)
-	return l, err //nolint:wrapcheck // an API error already
+	return l, err
 }
 
 // answerList renders a page; last is the key of its last row.
@@ -95,7 +95,7 @@ func answerList[R, T any](h *Handlers, c echo.Context, l list, rows []R, next bo
 		cursor := h.deps.Cursors.Encode(l.tenantID, l.name, key(rows[len(rows)-1]))
 		out.NextCursor = &cursor
 	}
-	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	return web.WriteRawJSON(c, http.StatusOK, out)
 }
 
 func withTimeout(c echo.Context) (context.Context, context.CancelFunc) {
@@ -108,7 +108,7 @@ func (h *Handlers) failed(c echo.Context, err error, missing *web.Error) error {
 		return missing
 	}
 	h.deps.Logger.Warn("query failed", "path", c.Path(), "requestId", web.RequestID(c), "error", err)
-	return web.Unavailable("the read side does not answer; try again") //nolint:wrapcheck // an API error already
+	return web.Unavailable("the read side does not answer; try again")
 }
 
 func notFound(code, what, name string) *web.Error {

@@ -114,8 +114,8 @@ func (h *Handlers) messages(c echo.Context) error {
 	ctx, cancel := withTimeout(c)
 	defer cancel()
 	if filter.Queue != "" {
-		if _, err := queries.QueueByName(ctx, h.deps.DB, l.tenantID, filter.Queue); err != nil {
-			return h.failed(c, err, notFound(codeQueueNotFound, "queue", strconv.Quote(filter.Queue)))
+		if _, err := h.byName(ctx, c, l.tenantID, filter.Queue); err != nil {
+			return err
 		}
 	}
 	rows, next, err := queries.Messages(ctx, h.deps.DB, l.tenantID, filter, l.page)
@@ -175,7 +175,7 @@ func (h *Handlers) message(c echo.Context) error {
 	for i, a := range attempts {
 		out.Consumption[i] = showAttempt(a)
 	}
-	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	return web.WriteRawJSON(c, http.StatusOK, out)
 }
 
 func (h *Handlers) messageEvents(c echo.Context) error {

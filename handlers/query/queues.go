@@ -1,6 +1,7 @@
 package query
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -11,28 +12,11 @@ import (
 	"github.com/tallymq/tallymq/queries"
 )
 
-// queueAnswer is a queue as the API shows it.
-type queueAnswer struct {
-	ID                string   `json:"id"`
-	TenantID          string   `json:"tenantId"`
-	Name              string   `json:"name"`
-	DisplayName       string   `json:"displayName,omitempty"`
-	Description       string   `json:"description,omitempty"`
-	TopicType         string   `json:"topicType"`
-	PartitionCount    int      `json:"partitionCount"`
-	ReplicationFactor int      `json:"replicationFactor"`
-	RetentionMs       int64    `json:"retentionMs"`
-	MessageFormat     string   `json:"messageFormat"`
-	SchemaDefinition  web.Raw  `json:"schemaDefinition,omitempty"`
-	CompressionType   string   `json:"compressionType"`
-	IsPublic          bool     `json:"isPublic"`
-	AllowedProducers  []string `json:"allowedProducers"`
-	AllowedConsumers  []string `json:"allowedConsumers"`
-	Status            string   `json:"status"`
-	CreatedAt         web.Time `json:"createdAt"`
-	UpdatedAt         web.Time `json:"updatedAt"`
-	Version           int64    `json:"version"`
-	State             *State   `json:"state,omitempty"`
+// queueDetail is a queue with its live state.
+type queueDetail struct {
+	web.Queue
+
+	State State `json:"state"`
 }
 
 // State is a queue's delivery at one moment. Counts are of messages.
@@ -74,8 +58,8 @@ type PartitionState struct {
 	Lag     int64 `json:"lag"`
 }
 
-func showQueue(q queries.Queue) queueAnswer {
-	return queueAnswer{
+func showQueue(q queries.Queue) web.Queue {
+	return web.Queue{
 		ID: q.ID, TenantID: q.TenantID, Name: q.Name, DisplayName: text(q.DisplayName), Description: text(q.Description),
 		TopicType: q.TopicType, PartitionCount: q.PartitionCount, ReplicationFactor: q.ReplicationFactor, RetentionMs: q.RetentionMs,
 		MessageFormat: q.MessageFormat, SchemaDefinition: web.Raw(q.SchemaDefinition), CompressionType: q.CompressionType,
@@ -102,10 +86,9 @@ func (h *Handlers) queue(c echo.Context) error {
 	tenantID, _ := h.deps.Identity(c)
 	ctx, cancel := withTimeout(c)
 	defer cancel()
-	name := c.Param("name")
-	q, err := queries.QueueByName(ctx, h.deps.DB, tenantID, name)
+	q, err := h.byName(ctx, c, tenantID, c.Param("name"))
 	if err != nil {
-		return h.failed(c, err, notFound(codeQueueNotFound, "queue", strconv.Quote(name)))
+		return err
 	}
 	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB, q.ID)
 	if err != nil {
@@ -116,10 +99,19 @@ func (h *Handlers) queue(c echo.Context) error {
 		return h.failed(c, fmt.Errorf("live state: %w", err), nil)
 	}
 	state.Subscriptions = subscriptions
-	out := showQueue(q)
-	out.State = &state
-	c.Response().Header().Set("ETag", etag(q.Version))
-	return web.WriteRawJSON(c, http.StatusOK, out) //nolint:wrapcheck // an API error already
+	c.Response().Header().Set("ETag", web.ETag(q.Version))
+	return web.WriteRawJSON(c, http.StatusOK, queueDetail{Queue: showQueue(q), State: state})
 }
 
-func etag(version int64) string { return strconv.Quote(strconv.FormatInt(version, 10)) }
+// byName returns a tenant's queue. What is no text is the name of none.
+func (h *Handlers) byName(ctx context.Context, c echo.Context, tenantID, name string) (queries.Queue, error) {
+	missing := notFound(codeQueueNotFound, "queue", strconv.Quote(name))
+	if !web.ValidText(name) {
+		return queries.Queue{}, missing
+	}
+	q, err := queries.QueueByName(ctx, h.deps.DB, tenantID, name)
+	if err != nil {
+		return q, h.failed(c, err, missing)
+	}
+	return q, nil
+}

@@ -9,33 +9,8 @@ import (
 	"github.com/tallymq/tallymq/queries"
 )
 
-// subscriptionAnswer is a subscription as the API shows it.
-type subscriptionAnswer struct {
-	ID                  string    `json:"id"`
-	TopicID             string    `json:"topicId"`
-	TenantID            string    `json:"tenantId"`
-	Queue               string    `json:"queue"`
-	ConsumerGroup       string    `json:"consumerGroup"`
-	ConsumerName        string    `json:"consumerName"`
-	SubscriptionType    string    `json:"subscriptionType"`
-	OffsetResetPolicy   string    `json:"offsetResetPolicy"`
-	MaxPollRecords      int       `json:"maxPollRecords"`
-	SessionTimeoutMs    int       `json:"sessionTimeoutMs"`
-	HeartbeatIntervalMs int       `json:"heartbeatIntervalMs"`
-	HandlerConfig       web.Raw   `json:"handlerConfig"`
-	DeadLetterQueue     string    `json:"deadLetterQueue,omitempty"`
-	MaxRetryAttempts    int       `json:"maxRetryAttempts"`
-	RetryDelayMs        int       `json:"retryDelayMs"`
-	MessageFilter       web.Raw   `json:"messageFilter,omitempty"`
-	Status              string    `json:"status"`
-	CreatedAt           web.Time  `json:"createdAt"`
-	UpdatedAt           web.Time  `json:"updatedAt"`
-	LastConsumedAt      *web.Time `json:"lastConsumedAt"`
-	Version             int64     `json:"version"`
-}
-
-func showSubscription(s queries.Subscription) subscriptionAnswer {
-	return subscriptionAnswer{
+func showSubscription(s queries.Subscription) web.Subscription {
+	return web.Subscription{
 		ID: s.ID, TopicID: s.TopicID, TenantID: s.TenantID, Queue: s.Queue, ConsumerGroup: s.ConsumerGroup, ConsumerName: s.ConsumerName,
 		SubscriptionType: s.SubscriptionType, OffsetResetPolicy: s.OffsetResetPolicy, MaxPollRecords: s.MaxPollRecords,
 		SessionTimeoutMs: s.SessionTimeoutMs, HeartbeatIntervalMs: s.HeartbeatIntervalMs, HandlerConfig: web.Raw(s.HandlerConfig),
@@ -72,6 +47,6 @@ func (h *Handlers) subscription(c echo.Context) error {
 	if err != nil {
 		return h.failed(c, err, notFound(codeSubscriptionNotFound, "subscription", id))
 	}
-	c.Response().Header().Set("ETag", etag(s.Version))
-	return web.WriteRawJSON(c, http.StatusOK, showSubscription(s)) //nolint:wrapcheck // an API error already
+	c.Response().Header().Set("ETag", web.ETag(s.Version))
+	return web.WriteRawJSON(c, http.StatusOK, showSubscription(s))
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"path"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -18,7 +20,11 @@ import (
 // Decode reads a JSON body into a struct, strictly: see the package's promise. A
 // jsontext.Value field keeps its bytes as they came. Errors are *Error: 400, 413
 // past limitBytes, 415 for another content type.
-func Decode(c echo.Context, into any, limitBytes int64) error {
+//
+// apart are the places (JSON pointers, * for any index) of raw values that the caller
+// checks one by one with [CheckPayload]: valid JSON that we do not take is no error
+// there.
+func Decode(c echo.Context, into any, limitBytes int64, apart ...string) error {
 	data, err := body(c.Request(), limitBytes)
 	if err != nil {
 		return err
@@ -26,11 +32,18 @@ func Decode(c echo.Context, into any, limitBytes int64) error {
 	if err := json.Unmarshal(data, into, json.RejectUnknownMembers(true)); err != nil {
 		return decodeError(data, err)
 	}
-	if f := scan(data, bodyDepthMax); f != nil {
+	f := scan(data, bodyDepthMax)
+	if f != nil && len(apart) > 0 {
+		f = scan(without(data, apart), bodyDepthMax)
+	}
+	if f != nil {
 		return Invalid(Detail{Field: fieldAt(data, f.offset), Limit: f.limit, Problem: f.problem})
 	}
 	return nil
 }
+
+// bodyGrowMax is how much memory a body gets before its first byte.
+const bodyGrowMax = 64 << 10
 
 func body(r *http.Request, limitBytes int64) ([]byte, error) {
 	if contentType := r.Header.Get(echo.HeaderContentType); contentType != "" {
@@ -49,7 +62,8 @@ func body(r *http.Request, limitBytes int64) ([]byte, error) {
 	}
 	var buf bytes.Buffer
 	if r.ContentLength > 0 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
+		// Memory is for what has come, not for what was announced.
+		buf.Grow(int(min(r.ContentLength, bodyGrowMax)) + bytes.MinRead)
 	}
 	n, err := io.Copy(&buf, io.LimitReader(r.Body, limitBytes+1))
 	if err != nil {
@@ -80,6 +94,8 @@ func decodeError(data []byte, err error) *Error {
 			return Invalid(Detail{Field: field, Limit: "whole Unicode characters", Problem: "has an unpaired surrogate"})
 		case strings.Contains(syntactic.Err.Error(), "after top-level value"):
 			return Invalid(Detail{Field: "body", Limit: "one JSON object and nothing behind it", Problem: "has something behind the object"})
+		case strings.Contains(syntactic.Err.Error(), "max depth"):
+			return Invalid(Detail{Field: field, Limit: depthLimit, Problem: "is nested deeper"})
 		case errors.Is(err, io.ErrUnexpectedEOF):
 			return Invalid(Detail{Field: field, Limit: "complete JSON", Problem: "ends in the middle"})
 		default:
@@ -135,10 +151,16 @@ func kindText(k jsontext.Kind) string {
 	}
 }
 
-// dotted turns a JSON pointer into the path that details use: messages[3].key.
+// dotted turns a JSON pointer into the path that details use: messages[3].key. What
+// lies deeper than any field of ours is cut short.
 func dotted(p jsontext.Pointer) string {
 	var b strings.Builder
+	level := 0
 	for token := range p.Tokens() {
+		if level++; level > bodyDepthMax {
+			b.WriteString("…")
+			break
+		}
 		switch {
 		case token != "" && strings.Trim(token, "0123456789") == "":
 			b.WriteString("[" + token + "]")
@@ -152,6 +174,31 @@ func dotted(p jsontext.Pointer) string {
 		return "body"
 	}
 	return b.String()
+}
+
+// without is valid JSON with the values at some places blanked out.
+func without(data []byte, places []string) []byte {
+	out := bytes.Clone(data)
+	dec := jsontext.NewDecoder(bytes.NewReader(data))
+	for {
+		if _, err := dec.ReadToken(); err != nil {
+			return out
+		}
+		at := string(dec.StackPointer())
+		if kind, length := dec.StackIndex(dec.StackDepth()); kind != '{' || length%2 == 0 {
+			continue // no member's name
+		}
+		if !slices.ContainsFunc(places, func(place string) bool { ok, _ := path.Match(place, at); return ok }) {
+			continue
+		}
+		from := dec.InputOffset()
+		if err := dec.SkipValue(); err != nil {
+			return out
+		}
+		for i := from; i < dec.InputOffset(); i++ {
+			out[i] = ' '
+		}
+	}
 }
 
 // fieldAt names the value of valid JSON that holds the byte at offset.

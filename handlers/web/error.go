@@ -98,12 +98,10 @@ func ErrorHandler(logger *slog.Logger) echo.HTTPErrorHandler {
 }
 
 func toError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	var routing *echo.HTTPError
-	if errors.As(err, &routing) {
+	if routing, ok := errors.AsType[*echo.HTTPError](err); ok {
 		switch routing.Code {
 		case http.StatusNotFound:
 			return &Error{Status: http.StatusNotFound, Code: CodeNotFound, Message: "no such path"}

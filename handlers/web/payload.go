@@ -21,6 +21,9 @@ const (
 	bodyDepthMax = PayloadDepthMax + 3
 )
 
+// depthLimit is PayloadDepthMax in words.
+const depthLimit = "at most 32 levels"
+
 // CheckPayload checks a raw value of a decoded body against its own limits and
 // says what is wrong with it, nil for nothing.
 func CheckPayload(field string, raw jsontext.Value, maxBytes int) *Detail {
@@ -54,7 +57,7 @@ func scan(data []byte, depthMax int) *fault {
 			i = end
 		case c == '{' || c == '[':
 			if depth++; depth > depthMax {
-				return &fault{offset: i, limit: fmt.Sprintf("at most %d levels", PayloadDepthMax), problem: "is nested deeper"}
+				return &fault{offset: i, limit: depthLimit, problem: "is nested deeper"}
 			}
 		case c == '}' || c == ']':
 			depth--

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/labstack/echo/v4"
 )
@@ -29,6 +30,9 @@ var validUUID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f
 // ValidUUID reports whether s is a UUID in its canonical lower-case form.
 func ValidUUID(s string) bool { return validUUID.MatchString(s) }
 
+// ValidText reports whether s is text that a store can hold: UTF-8 without NUL.
+func ValidText(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
 // CheckQuery refuses query parameters that the route does not have, and those
 // given twice.
 func CheckQuery(c echo.Context, allowed ...string) error {
@@ -39,8 +43,8 @@ func CheckQuery(c echo.Context, allowed ...string) error {
 		if len(values) > 1 {
 			return Invalid(Detail{Field: name, Limit: "once", Problem: fmt.Sprintf("is given %d times", len(values))})
 		}
-		if strings.ContainsRune(values[0], 0) {
-			return Invalid(Detail{Field: name, Limit: "text without the NUL character", Problem: "has a NUL character"})
+		if !ValidText(values[0]) {
+			return Invalid(Detail{Field: name, Limit: "UTF-8 without the NUL character", Problem: "is not that"})
 		}
 	}
 	return nil

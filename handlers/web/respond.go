@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -49,13 +50,24 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // pooledBytesMax keeps the rare large answer from staying in the pool.
 const pooledBytesMax = 1 << 20
 
+// answerForm: an answer may have to name what came in a path or query, which need
+// not be UTF-8; what is not becomes U+FFFD instead of an answer that cannot be made.
+var answerForm = json.JoinOptions(json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+
 // WriteJSON answers with v, which holds no [Raw], as JSON.
 func WriteJSON(c echo.Context, status int, v any) error {
-	text, err := json.Marshal(v, json.Deterministic(true))
+	text, err := json.Marshal(v, answerForm)
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	return c.Blob(status, echo.MIMEApplicationJSON, text) //nolint:wrapcheck // the connection's own error
+	return blob(c, status, text)
+}
+
+// blob answers with a length: without one, net/http would cut a larger answer into
+// chunks.
+func blob(c echo.Context, status int, text []byte) error {
+	c.Response().Header().Set(echo.HeaderContentLength, strconv.Itoa(len(text)))
+	return c.Blob(status, echo.MIMEApplicationJSON, text)
 }
 
 // WriteRawJSON answers with v, which may hold [Raw] values, as JSON.
@@ -70,19 +82,19 @@ func WriteRawJSON(c echo.Context, status int, v any) error {
 	if err := encodeRaw(buf, v); err != nil {
 		return err
 	}
-	return c.Blob(status, echo.MIMEApplicationJSON, buf.Bytes()) //nolint:wrapcheck // the connection's own error
+	return blob(c, status, buf.Bytes())
 }
 
 func encodeRaw(buf *bytes.Buffer, v any) error {
 	var raws []Raw
 	collect := json.MarshalToFunc(func(enc *jsontext.Encoder, raw Raw) error {
 		if len(raw) == 0 {
-			return enc.WriteToken(jsontext.Null) //nolint:wrapcheck // the encoder's own
+			return enc.WriteToken(jsontext.Null)
 		}
 		raws = append(raws, raw)
-		return enc.WriteToken(jsontext.String("\x00")) //nolint:wrapcheck // the encoder's own
+		return enc.WriteToken(jsontext.String("\x00"))
 	})
-	text, err := json.Marshal(v, json.WithMarshalers(collect), json.Deterministic(true))
+	text, err := json.Marshal(v, json.WithMarshalers(collect), answerForm)
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}

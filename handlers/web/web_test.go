@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -39,7 +38,7 @@ func post(t testing.TB, body string, header ...string) (*httptest.ResponseRecord
 	t.Helper()
 	var got outer
 	e := echo.New()
-	e.HTTPErrorHandler = ErrorHandler(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	e.HTTPErrorHandler = ErrorHandler(slog.New(slog.DiscardHandler))
 	e.Use(RequestIDs, Recover)
 	e.POST("/", func(c echo.Context) error {
 		if err := Decode(c, &got, testBodyMax); err != nil {
@@ -160,6 +159,7 @@ func TestAnswersKeepRawBytesAndTimes(t *testing.T) {
 	require.NoError(t, WriteRawJSON(c, http.StatusOK, map[string]any{
 		"a": Raw("{ \"x\" : 1.0,\n \"y\":\"<&>\" }"), "b": Time(at), "c": Raw(nil), "d": `"\u0000"`, "e": []Raw{Raw(" 1"), Raw("2")},
 	}))
+	//nolint:testifylint // byte for byte, not just the same JSON
 	require.Equal(t, `{"a":{ "x" : 1.0,`+"\n"+` "y":"<&>" },"b":"2026-01-02T02:04:05.006Z","c":null,"d":"\"\\u0000\"","e":[ 1,2]}`, rec.Body.String())
 	require.Error(t, WriteJSON(c, http.StatusOK, Raw("1")), "Raw outside WriteRawJSON would be rewritten")
 }
@@ -175,7 +175,7 @@ func TestErrorsHideFaultsAndNameTheRequest(t *testing.T) {
 	e.GET("/away", func(echo.Context) error { return fmt.Errorf("wrapped: %w", Unavailable("Redis does not answer")) })
 	get := func(method, path string) *httptest.ResponseRecorder {
 		req := httptest.NewRequest(method, path, nil)
-		req.Header.Set("X-Request-Id", "r-1")
+		req.Header.Set(echo.HeaderXRequestID, "r-1")
 		rec := httptest.NewRecorder()
 		e.ServeHTTP(rec, req)
 		return rec
@@ -191,13 +191,13 @@ func TestErrorsHideFaultsAndNameTheRequest(t *testing.T) {
 	require.JSONEq(t, `{"code":"MQ_UNAVAILABLE","message":"Redis does not answer","retryAfter":1,"requestId":"r-1"}`, rec.Body.String())
 	require.Equal(t, http.StatusNotFound, get(http.MethodGet, "/nowhere").Code)
 	require.Equal(t, http.StatusMethodNotAllowed, get(http.MethodPut, "/away").Code)
-	require.Equal(t, "r-1", rec.Header().Get("X-Request-Id"))
+	require.Equal(t, "r-1", rec.Header().Get(echo.HeaderXRequestID))
 }
 
 func TestRequestIDsAreSane(t *testing.T) {
 	t.Parallel()
-	rec, _ := post(t, `{}`, "X-Request-Id", "bad id\n")
-	require.True(t, ValidUUID(rec.Header().Get("X-Request-Id")))
+	rec, _ := post(t, `{}`, echo.HeaderXRequestID, "bad id\n")
+	require.True(t, ValidUUID(rec.Header().Get(echo.HeaderXRequestID)))
 }
 
 func TestCursorsAndQueries(t *testing.T) {
@@ -241,6 +241,7 @@ func TestCursorsAndQueries(t *testing.T) {
 	require.ErrorContains(t, CheckQuery(context("c=1"), "a", "b"), "unknown query parameter")
 	require.ErrorContains(t, CheckQuery(context("a=1&a=2"), "a", "b"), "2 times")
 	require.ErrorContains(t, CheckQuery(context("a=%00"), "a", "b"), "NUL")
+	require.ErrorContains(t, CheckQuery(context("a=%ff"), "a", "b"), "UTF-8")
 }
 
 // FuzzDecode: whatever comes, the answer is ours and the decoder does not panic;

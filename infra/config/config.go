@@ -72,8 +72,7 @@ var later = map[string]bool{ //nolint:gochecknoglobals // constant
 func Load(environ []string) (Config, error) {
 	values, errs := expand(environ)
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: values})
-	var all env.AggregateError
-	if errors.As(err, &all) {
+	if all, ok := errors.AsType[env.AggregateError](err); ok {
 		for _, e := range all.Errors {
 			errs = append(errs, named(e))
 		}
@@ -118,7 +117,7 @@ func expand(environ []string) (map[string]string, []error) {
 		}
 		var data []byte
 		if err == nil {
-			data, err = os.ReadFile(path) //nolint:gosec // the operator's own file
+			data, err = os.ReadFile(path)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s_FILE: %w", name, err))

@@ -22,21 +22,30 @@ type aggregates struct {
 	mu     sync.RWMutex
 	byName map[string]*events.Aggregate
 	nameOf map[string]string
+	// drops counts what was dropped: what was read before a drop is not kept after
+	// it, as it may be what was dropped.
+	drops uint64
 }
 
 func (c *aggregates) init() {
 	c.byName, c.nameOf = map[string]*events.Aggregate{}, map[string]string{}
 }
 
-func (c *aggregates) get(name string) *events.Aggregate {
+// get returns what is cached, or nil and what to give to put.
+func (c *aggregates) get(name string) (a *events.Aggregate, drops uint64) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.byName[name]
+	return c.byName[name], c.drops
 }
 
-func (c *aggregates) put(name string, a *events.Aggregate) {
+// put caches an aggregate that was read after get, unless something was dropped
+// meanwhile.
+func (c *aggregates) put(name string, a *events.Aggregate, drops uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if drops != c.drops {
+		return
+	}
 	if len(c.byName) >= aggregatesMax {
 		c.init()
 	}
@@ -46,6 +55,7 @@ func (c *aggregates) put(name string, a *events.Aggregate) {
 func (c *aggregates) drop(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drops++
 	delete(c.byName, c.nameOf[id])
 	delete(c.nameOf, id)
 }
@@ -53,14 +63,16 @@ func (c *aggregates) drop(id string) {
 func (c *aggregates) dropAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.drops++
 	c.init()
 }
 
 // Topic returns a tenant's topic by name, or events.ErrNoAggregate.
 func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error) {
 	unique := uniqueTopic(tenantID, name)
-	if a := l.aggregates.get("topic:" + unique); a != nil {
-		return a, nil
+	cached, drops := l.aggregates.get("topic:" + unique)
+	if cached != nil {
+		return cached, nil
 	}
 	shardNo := events.ShardOf(tenantID, name, l.cfg.Shards)
 	k := l.shards[shardNo].keys
@@ -79,7 +91,7 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
 	}
-	l.aggregates.put("topic:"+unique, a)
+	l.aggregates.put("topic:"+unique, a, drops)
 	return a, nil
 }
 
@@ -87,8 +99,9 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 // events.ErrNoAggregate. Its shard is its topic's, so all shards are asked, in
 // one round trip.
 func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, error) {
-	if a := l.aggregates.get("sub:" + id); a != nil {
-		return a, nil
+	cached, drops := l.aggregates.get("sub:" + id)
+	if cached != nil {
+		return cached, nil
 	}
 	found := make([]*goredis.SliceCmd, len(l.shards))
 	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
@@ -108,7 +121,7 @@ func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, e
 		if err != nil {
 			return nil, fmt.Errorf("load subscription: %w", err)
 		}
-		l.aggregates.put("sub:"+id, a)
+		l.aggregates.put("sub:"+id, a, drops)
 		return a, nil
 	}
 	return nil, events.ErrNoAggregate

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -18,6 +19,14 @@ const (
 	commandTimeout = 5 * time.Second
 )
 
+// quiet drops what the client library prints on its own account: its errors come
+// to us as errors, and are logged where it is known what they mean.
+type quiet struct{}
+
+func (quiet) Printf(context.Context, string, ...any) {}
+
+var quieten = sync.OnceFunc(func() { goredis.SetLogger(quiet{}) })
+
 // Open returns a client for a redis:// or rediss:// URL. It never repeats a
 // command by itself (a repeated XADD is a duplicate) and obeys its context's
 // deadline. It does not connect yet: see [WaitReady].
@@ -26,6 +35,7 @@ func Open(url string) (*goredis.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("REDIS_URL: %w", err)
 	}
+	quieten()
 	options.MaxRetries = -1
 	options.ContextTimeoutEnabled = true
 	options.MinIdleConns = poolIdleMin

@@ -14,6 +14,8 @@ import (
 const (
 	// dueItemsMax is how many items one script call moves.
 	dueItemsMax = 200
+	// dueBytesMax is after how many bytes of messages a script call stops.
+	dueBytesMax = 4 << 20
 	// dueAside is for how long an instance that was handed an expired lease may
 	// decide on it before another instance is asked.
 	dueAside = 5 * time.Second
@@ -52,7 +54,7 @@ func (l *Log) moveDue(ctx context.Context, n int, s *shard, onExpired func(conte
 }
 
 func (l *Log) moveDueOnce(ctx context.Context, n int, s *shard, onExpired func(context.Context, int, []events.ExpiredLease) error) (more bool, err error) {
-	v, err := dueScript.Run(ctx, l.client, []string{s.keys.due()}, s.keys.prefix, dueItemsMax, dueAside.Milliseconds()).Result()
+	v, err := dueScript.Run(ctx, l.client, []string{s.keys.due()}, s.keys.prefix, dueItemsMax, dueAside.Milliseconds(), dueBytesMax).Result()
 	if err != nil {
 		return false, fmt.Errorf("due script: %w", err)
 	}

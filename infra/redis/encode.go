@@ -5,8 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
-
-	"github.com/vmihailenco/msgpack"
+	"time"
 
 	"github.com/tallymq/tallymq/events"
 )
@@ -35,12 +34,10 @@ func (l *Log) encode(c *call, batch []events.Append) error {
 func (l *Log) encodeOne(c *call, a events.Append) error {
 	frame, err := events.Encode(a.Event)
 	if err != nil {
-		return err
+		return fmt.Errorf("append: %w", err)
 	}
-	meta, err := msgpack.Marshal(a.Meta.Metadata(a.Event.Kind(), a.TenantID, a.Version))
-	if err != nil {
-		return fmt.Errorf("append: encode metadata: %w", err)
-	}
+	var room [48]string // for pairs without headers, so that they need no heap
+	meta := packPairs(a.Meta.AppendPairs(room[:0], a.Event.Kind(), a.TenantID, a.Version))
 	key, fingerprint := l.idempotency(a)
 	ttl := l.cfg.IdempotencyTTL.Milliseconds()
 	c.bytes += len(frame.Head) + len(frame.Payload) + len(meta)
@@ -55,13 +52,10 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		if e.TTLMs > 0 {
 			expires = a.Meta.AcceptedAtMs + e.TTLMs
 		}
-		delivery, err := msgpack.Marshal(events.DeliveryMeta{
+		delivery := packPairs(events.DeliveryMeta{
 			TenantID: a.TenantID, Key: e.Key, ContentType: e.ContentType, CorrelationID: e.CorrelationID,
 			TraceParent: e.TraceParent, ExpiresAtMs: expires, Headers: e.Headers,
-		}.Metadata())
-		if err != nil {
-			return fmt.Errorf("append: encode delivery metadata: %w", err)
-		}
+		}.AppendPairs(room[:0]))
 		c.args = append(c.args, "P", e.TopicID, a.Guard.TopicVersion, e.Partition, key, fingerprint, ttl,
 			a.ID, meta, frame.Head, frame.Payload, frame.Tail, delivery)
 	case events.TopicCreated:
@@ -81,6 +75,9 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		l.encodeSettled(c, a, e.Delivery, meta, frame)
 	case events.MessageFailed:
 		lease := a.Guard.Lease
+		if delay := time.Duration(e.RetryDelayMs) * time.Millisecond; delay > 0 && (c.dueIn == 0 || delay < c.dueIn) {
+			c.dueIn = delay
+		}
 		c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
 			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), e.MessageID, a.ID, meta, frame.Head)
 	}

@@ -18,6 +18,10 @@ import (
 // waits for was lost.
 const foldedRecheck = 500 * time.Millisecond
 
+// foldedStore is how often a folded position is stored and the log trimmed. It is
+// shorter than foldedRecheck, so that a wait looks at something new.
+const foldedStore = 250 * time.Millisecond
+
 // foldTracker knows how far a shard's log is folded into Postgres, and wakes
 // those who wait for a position.
 type foldTracker struct {
@@ -29,20 +33,34 @@ type foldTracker struct {
 type foldWait struct {
 	position events.Position
 	done     chan struct{}
+	// at is its place in the heap, -1 once it has left.
+	at int
 }
 
 // foldHeap is a min-heap on position.
-type foldHeap []foldWait
+type foldHeap []*foldWait //nolint:recvcheck // as container/heap has it
 
 func (h foldHeap) Len() int           { return len(h) }
 func (h foldHeap) Less(i, j int) bool { return h[i].position < h[j].position }
-func (h foldHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *foldHeap) Push(x any)        { *h = append(*h, x.(foldWait)) } //nolint:forcetypeassert // ours alone
+
+func (h foldHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+func (h *foldHeap) Push(x any) {
+	w := x.(*foldWait) //nolint:forcetypeassert // ours alone
+	w.at = len(*h)
+	*h = append(*h, w)
+}
+
 func (h *foldHeap) Pop() any {
-	old := *h
-	last := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return last
+	last := len(*h) - 1
+	w := (*h)[last]
+	w.at = -1
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return w
 }
 
 func (t *foldTracker) announce(upTo events.Position) {
@@ -53,38 +71,49 @@ func (t *foldTracker) announce(upTo events.Position) {
 	}
 	t.upTo = upTo
 	for len(t.waiting) > 0 && t.waiting[0].position <= upTo {
-		close(heap.Pop(&t.waiting).(foldWait).done) //nolint:forcetypeassert // ours alone
+		close(heap.Pop(&t.waiting).(*foldWait).done) //nolint:forcetypeassert // ours alone
 	}
 }
 
-// wait returns a channel that is closed when position is folded.
-func (t *foldTracker) wait(position events.Position) <-chan struct{} {
+// wait returns a wait that is done when position is folded. Who stops waiting
+// before that says so with leave: while Postgres is away, waits come and go, and
+// nothing is folded.
+func (t *foldTracker) wait(position events.Position) *foldWait {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	done := make(chan struct{})
+	w := &foldWait{position: position, done: make(chan struct{}), at: -1}
 	if position <= t.upTo {
-		close(done)
+		close(w.done)
 	} else {
-		heap.Push(&t.waiting, foldWait{position: position, done: done})
+		heap.Push(&t.waiting, w)
 	}
-	return done
+	return w
+}
+
+func (t *foldTracker) leave(w *foldWait) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if w.at >= 0 {
+		heap.Remove(&t.waiting, w.at)
+	}
 }
 
 // WaitFolded returns once everything up to position is folded into Postgres, on
 // whichever instance that happens, or with ctx's error.
 func (l *Log) WaitFolded(ctx context.Context, shardNo int, position events.Position) error {
 	s := l.shards[shardNo]
-	done := s.folded.wait(position)
+	w := s.folded.wait(position)
 	select {
-	case <-done:
+	case <-w.done:
 		return nil
 	default:
 	}
+	defer s.folded.leave(w)
 	ticker := time.NewTicker(foldedRecheck)
 	defer ticker.Stop()
 	for {
 		select {
-		case <-done:
+		case <-w.done:
 			return nil
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ctx.Err())
@@ -114,21 +143,74 @@ func (l *Log) Folded(ctx context.Context, shardNo int) (events.Position, error) 
 }
 
 // Announce tells every instance that a shard is folded up to a position. Waits on
-// this instance are over at once; for the others a failure only means that they
-// look for themselves.
-func (l *Log) Announce(ctx context.Context, shardNo int, upTo events.Position) {
+// this instance are over at once; the others are told in the background, the
+// latest position standing for all before it. It does not block.
+func (l *Log) Announce(shardNo int, upTo events.Position) {
 	s := l.shards[shardNo]
 	s.folded.announce(upTo)
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
-		p.Set(ctx, s.keys.folded(), int64(upTo), 0)
-		p.Publish(ctx, s.keys.wake(), fmt.Sprintf("f %d", upTo))
-		return nil
-	})
-	if err != nil && ctx.Err() == nil {
-		l.cfg.Logger.Warn("announce folded position", "shard", shardNo, "error", err)
+	s.folded.mu.Lock()
+	s.announcing = max(s.announcing, upTo)
+	s.folded.mu.Unlock()
+	select {
+	case s.announce <- struct{}{}:
+	default:
 	}
+}
+
+// announceLoop publishes the positions that this instance announces. Publishing
+// costs Redis no disk write; storing the position for those who look, and trimming
+// the log, happens once in foldedStore.
+func (l *Log) announceLoop(shardNo int, s *shard) {
+	var published, stored events.Position
+	ticker := time.NewTicker(foldedStore)
+	defer ticker.Stop()
+	for {
+		store := false
+		select {
+		case <-s.announce:
+		case <-ticker.C:
+			store = true
+		case <-l.closing:
+			return
+		}
+		s.folded.mu.Lock()
+		upTo := s.announcing
+		s.folded.mu.Unlock()
+		var err error
+		if upTo > published {
+			if err = l.publishFolded(s, upTo); err == nil {
+				published = upTo
+			}
+		}
+		if store && upTo > stored && err == nil {
+			if err = l.storeFolded(shardNo, s, upTo); err == nil {
+				stored = upTo
+			}
+		}
+		if err != nil {
+			// Others look for themselves, and the next tick tries again.
+			l.cfg.Logger.Debug("announce folded position", "shard", shardNo, "error", err)
+		}
+	}
+}
+
+func (l *Log) publishFolded(s *shard, upTo events.Position) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	if err := l.client.Publish(ctx, s.keys.wake(), fmt.Sprintf("f %d", upTo)).Err(); err != nil {
+		return fmt.Errorf("publish folded position: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) storeFolded(shardNo int, s *shard, upTo events.Position) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	if err := l.client.Set(ctx, s.keys.folded(), int64(upTo), 0).Err(); err != nil {
+		return fmt.Errorf("store folded position: %w", err)
+	}
+	_, err := l.TrimLog(ctx, shardNo, upTo)
+	return err
 }
 
 // TrimLog removes what is folded from a shard's log, but for what a consumer

@@ -50,6 +50,9 @@ func parsePosition(id string) (events.Position, error) {
 	if err != nil {
 		return 0, err
 	}
+	if !events.IsPosition(ms, seq) {
+		return 0, fmt.Errorf("log entry id %q does not fit a position", id)
+	}
 	return events.MakePosition(ms, seq), nil
 }
 

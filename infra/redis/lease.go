@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -31,7 +32,7 @@ func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Dura
 		seen := l.hub.seen(p)
 		leased, err := l.leaseNow(ctx, req)
 		if err != nil || len(leased) > 0 {
-			if len(leased) == req.MessagesMax {
+			if errors.Is(err, events.ErrStale) || isFull(req, leased) {
 				l.hub.pass(p)
 			}
 			return leased, err
@@ -47,6 +48,16 @@ func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Dura
 			return nil, nil
 		}
 	}
+}
+
+// isFull reports whether an answer ended at one of its limits, so that there may be
+// more for another poll.
+func isFull(req events.LeaseRequest, leased []events.Leased) bool {
+	bytes := 0
+	for _, m := range leased {
+		bytes += len(m.Payload)
+	}
+	return len(leased) >= req.MessagesMax || bytes >= req.BytesMax
 }
 
 func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error) {

@@ -55,8 +55,10 @@ type Log struct {
 	shards     []*shard
 	aggregates aggregates
 	hub        hub
-	closing    chan struct{}
-	workers    sync.WaitGroup
+	// wakeSilence is the constant, but for tests.
+	wakeSilence time.Duration
+	closing     chan struct{}
+	workers     sync.WaitGroup
 }
 
 type shard struct {
@@ -64,6 +66,10 @@ type shard struct {
 	calls   chan *call
 	folded  foldTracker
 	nextDue nudge
+	// announcing is the last position this instance announced, guarded by
+	// folded.mu; announce wakes who passes it on.
+	announcing events.Position
+	announce   chan struct{}
 }
 
 // call is one Append on its way through the group commit.
@@ -71,6 +77,8 @@ type call struct {
 	args  []any
 	ops   int
 	bytes int
+	// dueIn is when the soonest retry it parks is due, 0 for none.
+	dueIn time.Duration
 	out   []events.Outcome
 	err   error
 	done  chan struct{}
@@ -80,13 +88,14 @@ var _ events.Log = (*Log)(nil)
 
 // New returns a log that accepts appends at once.
 func New(cfg Config) *Log {
-	l := &Log{cfg: cfg, client: cfg.Client, closing: make(chan struct{})}
+	l := &Log{cfg: cfg, client: cfg.Client, wakeSilence: wakeSilence, closing: make(chan struct{})}
 	l.aggregates.init()
 	l.hub.init()
 	for n := range cfg.Shards {
-		s := &shard{keys: shardKeys(cfg.Prefix, n), calls: make(chan *call, AppendQueueMax)}
+		s := &shard{keys: shardKeys(cfg.Prefix, n), calls: make(chan *call, AppendQueueMax), announce: make(chan struct{}, 1)}
 		s.nextDue.init()
 		l.shards = append(l.shards, s)
+		l.workers.Go(func() { l.announceLoop(n, s) })
 		for range appendCallsMax {
 			l.workers.Go(func() { l.appendLoop(s) })
 		}
@@ -128,7 +137,6 @@ func (l *Log) appendLoop(s *shard) {
 	var held *call
 	for {
 		first := held
-		held = nil
 		if first == nil {
 			select {
 			case first = <-s.calls:
@@ -193,6 +201,9 @@ func (l *Log) appendGroup(s *shard, group []*call) {
 		}
 		if r.err != nil {
 			c.err = fmt.Errorf("append: %w: %w", events.ErrOutcomeUnknown, r.err)
+		}
+		if c.err == nil && c.dueIn > 0 {
+			s.nextDue.at(time.Now().Add(c.dueIn))
 		}
 		close(c.done)
 	}

@@ -16,10 +16,15 @@ import (
 
 // Limits of the log reader.
 const (
-	readCount = 1000
-	readBlock = 2 * time.Second
+	// readCountMax is how many entries one read asks for at most; more is not
+	// faster. readBytesWish is what a read should weigh: the heavier the entries,
+	// the fewer are asked for, but for the first read that meets them.
+	readCountMax  = 64
+	readCountMin  = 4
+	readBytesWish = 8 << 20
+	readBlock     = 2 * time.Second
 	// readAhead is how many messages wait between the reader and its consumer.
-	readAhead = 2000
+	readAhead = readCountMax
 )
 
 // LogReader follows a shard's log from a position, as a Watermill subscriber. It
@@ -47,9 +52,9 @@ func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *messa
 	out := make(chan *message.Message, readAhead)
 	go func() {
 		defer close(out)
-		last := entryID(r.after)
+		last, count := entryID(r.after), readCountMin
 		for ctx.Err() == nil {
-			entries, err := r.read(ctx, stream, last)
+			entries, err := r.read(ctx, stream, last, count)
 			if err != nil {
 				if ctx.Err() == nil {
 					r.logger.Warn("read the log", "shard", r.shard, "error", err)
@@ -60,6 +65,7 @@ func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *messa
 				}
 				continue
 			}
+			count = nextCount(count, entries)
 			for _, entry := range entries {
 				select {
 				case out <- r.message(ctx, entry):
@@ -76,17 +82,32 @@ func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *messa
 // Close does nothing: a subscription ends with its context.
 func (r *LogReader) Close() error { return nil }
 
-func (r *LogReader) read(ctx context.Context, stream, last string) ([]goredis.XMessage, error) {
+// nextCount is how many entries to ask for after a read: what weighs readBytesWish
+// if the next are like these, and at most twice as many as before.
+func nextCount(count int, entries []goredis.XMessage) int {
+	if len(entries) == 0 {
+		return count
+	}
+	bytes := 1
+	for _, entry := range entries {
+		payload, _ := entry.Values[fieldPayload].(string)
+		bytes += len(payload)
+	}
+	fit := readBytesWish * len(entries) / bytes
+	return max(readCountMin, min(fit, 2*count, readCountMax))
+}
+
+func (r *LogReader) read(ctx context.Context, stream, last string, count int) ([]goredis.XMessage, error) {
 	streams, err := r.client.XRead(ctx, &goredis.XReadArgs{
-		Streams: []string{stream, last}, Count: readCount, Block: readBlock,
+		Streams: []string{stream, last}, Count: int64(count), Block: readBlock,
 	}).Result()
 	if errors.Is(err, goredis.Nil) || len(streams) == 0 {
 		if errors.Is(err, goredis.Nil) {
 			err = nil
 		}
-		return nil, err //nolint:wrapcheck // wrapped where it is logged
+		return nil, err
 	}
-	return streams[0].Messages, err //nolint:wrapcheck // wrapped where it is logged
+	return streams[0].Messages, err
 }
 
 // message never fails: an entry that cannot be read becomes a message without a

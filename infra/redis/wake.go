@@ -2,6 +2,8 @@ package redis
 
 import (
 	"context"
+	"errors"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -30,16 +32,29 @@ func (l *Log) Run(ctx context.Context) {
 	}
 }
 
+// wakeSilence is how long a connection for wake-ups may be silent before it is asked
+// for a sign of life, and again before it is given up: one that hangs loses wake-ups
+// without a word.
+const wakeSilence = 5 * time.Second
+
 // listen handles one connection's wake-ups until it breaks.
 func (l *Log) listen(ctx context.Context, channels map[string]*shard, sub *goredis.PubSub) {
 	stop := context.AfterFunc(ctx, func() { _ = sub.Close() })
 	defer stop()
 	defer func() { _ = sub.Close() }()
+	asked := false
 	for {
-		v, err := sub.Receive(ctx)
+		v, err := sub.ReceiveTimeout(ctx, l.wakeSilence)
+		if silent, ok := errors.AsType[net.Error](err); ok && silent.Timeout() && !asked {
+			if err = sub.Ping(ctx); err == nil {
+				asked = true
+				continue
+			}
+		}
 		if err != nil {
 			return
 		}
+		asked = false
 		switch m := v.(type) {
 		case *goredis.Subscription:
 			// Whatever happened while nobody listened: forget and look again.

@@ -15,6 +15,7 @@ local UUID, META, DATA = '_watermill_message_uuid', 'metadata', 'payload'
 local log, prefix, keep = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local wake, wakes = {}, {}
 local versions = {}
+local last
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 
@@ -42,7 +43,8 @@ local function stream_key(topic, group, stream)
 end
 
 local function record(uuid, meta, data)
-  return redis.call('XADD', log, '*', UUID, uuid, META, meta, DATA, data)
+  last = redis.call('XADD', log, '*', UUID, uuid, META, meta, DATA, data)
+  return last
 end
 
 -- Idempotency: what a key did before, or nil. The stored value is
@@ -91,7 +93,8 @@ local function settle(topic, group, stream, entry, sub)
   if redis.call('EXISTS', key) == 0 or redis.call('XACK', key, group, entry) == 0 then
     return false
   end
-  redis.call('ZREM', prefix .. 'due', table.concat({ 'l', sub, topic, group, stream, entry }, '|'))
+  local lease = table.concat({ sub, topic, group, stream, entry }, '|')
+  redis.call('ZREM', prefix .. 'due', 'l|' .. lease, 'x|' .. lease)
   if stream == '-1' then
     redis.call('XDEL', key, entry)
   else
@@ -237,6 +240,15 @@ while i <= #ARGV do
   end
 end
 
+-- While the clock is behind the log (it was set back), Redis numbers entries on in
+-- the last millisecond it knew. A position holds 2^20 of them, so the log goes to
+-- the next millisecond well before.
+if last then
+  local ms, seq = string.match(last, '^(%d+)%-(%d+)$')
+  if tonumber(seq) >= 2^20 - 2^14 then
+    redis.call('XSETID', log, string.format('%d-0', tonumber(ms) + 1))
+  end
+end
 if #wake > 0 then
   redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))
 end

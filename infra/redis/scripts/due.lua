@@ -2,12 +2,17 @@
 -- retry stream; leases that ran out are handed to the caller to decide on, and
 -- set aside for a moment so that instances do not all decide the same ones.
 --
+-- A lease is 'l|…' in the due set, and 'x|…' once it ran out: from then on it
+-- cannot be extended, for a decision on it is under way.
+--
 -- KEYS[1]  the shard's due set
--- ARGV     prefix, items at most, ms for which an expired lease is set aside
+-- ARGV     prefix, items at most, ms for which an expired lease is set aside,
+--          bytes at most
 --
 -- Answers {now, next due time or -1, {{subscription, topic, group, stream, entry,
--- consumer, leased at, fields}…}}.
+-- consumer, leased at, fields without the payload}…}}.
 local due, prefix, most, aside = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local bytes, bytes_most = 0, tonumber(ARGV[4])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local expired, woken, wake = {}, {}, {}
@@ -15,6 +20,7 @@ local expired, woken, wake = {}, {}, {}
 local function release(member)
   local topic, group = string.match(member, '^r|(.-)|(.-)|')
   local packed = redis.call('HGET', prefix .. 'parked', member)
+  bytes = bytes + (packed and #packed or 0)
   local key = prefix .. 'retry:' .. topic .. ':' .. group
   if packed and redis.call('EXISTS', key) == 1 then
     redis.call('XADD', key, '*', unpack(cmsgpack.unpack(packed)))
@@ -30,7 +36,7 @@ local function release(member)
 end
 
 local function expire(member)
-  local sub, topic, group, stream, entry = string.match(member, '^l|(.-)|(.-)|(.-)|(.-)|(.-)$')
+  local sub, topic, group, stream, entry = string.match(member, '^[lx]|(.-)|(.-)|(.-)|(.-)|(.-)$')
   local key = prefix .. 'q:' .. topic .. ':' .. stream
   if stream == '-1' then key = prefix .. 'retry:' .. topic .. ':' .. group end
   local pending = redis.pcall('XPENDING', key, group, entry, entry, 1)
@@ -39,12 +45,18 @@ local function expire(member)
     redis.call('ZREM', due, member)
     return
   end
-  redis.call('ZADD', due, now + aside, member)
-  expired[#expired + 1] = { sub, topic, group, stream, entry, pending[1][2], now - pending[1][3], entries[1][2] }
+  redis.call('ZREM', due, member)
+  redis.call('ZADD', due, now + aside, 'x' .. string.sub(member, 2))
+  -- Whoever decides does not look at the payload, the sixth field.
+  local fields = entries[1][2]
+  bytes = bytes + #fields[6]
+  fields[6] = ''
+  expired[#expired + 1] = { sub, topic, group, stream, entry, pending[1][2], now - pending[1][3], fields }
 end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most)) do
   if string.sub(member, 1, 1) == 'r' then release(member) else expire(member) end
+  if bytes >= bytes_most then break end
 end
 if #wake > 0 then
   redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))

@@ -1,4 +1,5 @@
--- Moves the end of leases. An entry that is settled or handed back is lost.
+-- Moves the end of leases. An entry that is settled, handed back or about to be
+-- (see due.lua) is lost.
 --
 -- KEYS[1]  the shard's due set
 -- ARGV     prefix, topic, group, subscription, lease in ms, then stream and entry

@@ -6,6 +6,8 @@
 --          messages at most, lease in ms, bytes at most, partitions, start
 --
 -- Answers {status, now, {{stream, entry id, fields}…}}; status 2 is stale.
+local STEP = 8
+
 local due, prefix = KEYS[1], ARGV[1]
 local topic, group, consumer, sub = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local most, lease, bytes_most = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -19,14 +21,14 @@ end
 
 local out, bytes = {}, 0
 
--- Reads in steps, so that large messages stop at the byte limit and not a whole
--- read past it.
+-- Reads in small steps, so that messages stop near the byte limit: what the next
+-- ones weigh cannot be known, however light the ones before were.
 local function take(stream, key)
   while #out < most and bytes < bytes_most do
-    local count = math.min(most - #out, 16)
+    local count = math.min(most - #out, STEP)
     if #out > 0 then
       local mean = math.max(bytes / #out, 1)
-      count = math.max(1, math.min(most - #out, math.floor((bytes_most - bytes) / mean)))
+      count = math.max(1, math.min(count, math.floor((bytes_most - bytes) / mean)))
     end
     local read = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', key, '>')
     if not read then return end

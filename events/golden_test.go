@@ -1,0 +1,185 @@
+package events
+
+import (
+	"encoding/json"
+	"flag"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// update writes the golden files that are missing. It never changes one: history
+// holds events in that form, whatever the code says today.
+var update = flag.Bool("update", false, "write missing golden files")
+
+const (
+	topicID        = "01890a5d-ac96-774b-bcce-b302099a8057"
+	subscriptionID = "01890a5d-ac97-7d6b-8f2a-0c6d5f1e2a3b"
+	messageID      = "01890a5d-ac98-7e1f-9c4d-1b2a3c4d5e6f"
+)
+
+func exampleDelivery() Delivery {
+	return Delivery{
+		MessageID: messageID, TopicID: topicID, SubscriptionID: subscriptionID, ConsumerGroup: "billing",
+		Consumer: "billing-1", Partition: 3, Offset: 1234567890123, Attempt: 2, LeasedAtMs: 1767323045006,
+	}
+}
+
+// examples are events of every kind: with everything set under the kind's name, and
+// with as little as possible under .minimal. To add a field to an event, add an
+// example that has it under a new name; the ones here stay as they are.
+func examples() map[string]Event {
+	bare := Delivery{MessageID: messageID, TopicID: topicID, SubscriptionID: subscriptionID, ConsumerGroup: "g", Consumer: "c", Attempt: 1}
+	return map[string]Event{
+		"topic.created": TopicCreated{
+			TopicID: topicID, Name: "orders", DisplayName: "Orders <&> é", Description: "all \"orders\"\n", TopicType: "redis_stream",
+			PartitionCount: 3, ReplicationFactor: 1, RetentionMs: 604800000, MessageFormat: "json",
+			SchemaDefinition: json.RawMessage(`{"type":"object"}`), CompressionType: "none", IsPublic: true,
+			AllowedProducers: []string{"order-service"}, AllowedConsumers: []string{"billing", "mail"}, Status: "active",
+		},
+		"topic.created.minimal": TopicCreated{
+			TopicID: topicID, Name: "orders", TopicType: "redis_stream", PartitionCount: 1, ReplicationFactor: 1, RetentionMs: 60000,
+			MessageFormat: "json", CompressionType: "none", AllowedProducers: []string{}, AllowedConsumers: []string{}, Status: "paused",
+		},
+		"subscription.created": SubscriptionCreated{
+			SubscriptionID: subscriptionID, TopicID: topicID, ConsumerGroup: "billing", ConsumerName: "billing-1",
+			SubscriptionType: "redis_consumer", OffsetResetPolicy: "earliest", MaxPollRecords: 500, SessionTimeoutMs: 30000,
+			HeartbeatIntervalMs: 3000, HandlerConfig: json.RawMessage(`{"a":[1,2]}`), DeadLetterQueue: "orders.dead",
+			MaxRetryAttempts: 3, RetryDelayMs: 1000, MessageFilter: json.RawMessage(`{"headers.region":"eu"}`), Status: "active",
+		},
+		"subscription.created.minimal": SubscriptionCreated{
+			SubscriptionID: subscriptionID, TopicID: topicID, ConsumerGroup: "g", ConsumerName: "c", SubscriptionType: "redis_consumer",
+			OffsetResetPolicy: "latest", MaxPollRecords: 1, SessionTimeoutMs: 1000, HeartbeatIntervalMs: 100,
+			HandlerConfig: json.RawMessage(`{}`), Status: "paused",
+		},
+		"message.published": MessagePublished{
+			MessageID: messageID, TopicID: topicID, Partition: 2, Key: "customer-7", Headers: map[string]string{"b": "2", "a": "<1>"},
+			ContentType: "application/json", CorrelationID: "c-1", ProducerID: "order-service",
+			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", TTLMs: 604800000,
+			Payload: json.RawMessage("{\"id\" : 1.0,\n\t\"text\":\"<&> \\u00e9 é\",\"n\":12345678901234567890}"), Offset: 42,
+		},
+		"message.published.minimal": MessagePublished{
+			MessageID: messageID, TopicID: topicID, ContentType: "text/plain", Payload: json.RawMessage(`null`),
+		},
+		"message.consumed":         MessageConsumed{Delivery: exampleDelivery()},
+		"message.consumed.minimal": MessageConsumed{Delivery: bare},
+		"message.failed": MessageFailed{
+			Delivery: exampleDelivery(), Reason: ReasonNack, Error: "card declined: <timeout>", RetryDelayMs: 1500,
+		},
+		"message.failed.minimal":        MessageFailed{Delivery: bare, Reason: ReasonReleased},
+		"message.dead_lettered":         MessageDeadLettered{Delivery: exampleDelivery(), Reason: ReasonNack, Error: "no such card"},
+		"message.dead_lettered.minimal": MessageDeadLettered{Delivery: bare, Reason: ReasonLeaseExpired},
+	}
+}
+
+// kinds reads the catalogue's kinds from its source, so that none can be forgotten.
+func kinds(t testing.TB) []Kind {
+	t.Helper()
+	file, err := parser.ParseFile(token.NewFileSet(), "catalogue.go", nil, 0)
+	require.NoError(t, err)
+	var found []Kind
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok {
+			return true
+		}
+		if name, ok := spec.Type.(*ast.Ident); !ok || name.Name != "Kind" {
+			return true
+		}
+		for _, value := range spec.Values {
+			text, err := strconv.Unquote(value.(*ast.BasicLit).Value)
+			require.NoError(t, err)
+			found = append(found, Kind(text))
+		}
+		return true
+	})
+	require.GreaterOrEqual(t, len(found), 6)
+	return found
+}
+
+// stored is the event's JSON as the log stores it.
+func stored(t testing.TB, e Event) []byte {
+	t.Helper()
+	frame, err := Encode(e)
+	require.NoError(t, err)
+	offset := int64(0)
+	if published, ok := e.(MessagePublished); ok {
+		offset = published.Offset
+	}
+	return frame.Join(offset)
+}
+
+func TestGoldenEvents(t *testing.T) {
+	t.Parallel()
+	for name, want := range examples() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, string(want.Kind()), strings.TrimSuffix(name, ".minimal"))
+			path := filepath.Join("testdata", name+".json")
+			if _, err := os.Stat(path); *update && os.IsNotExist(err) {
+				require.NoError(t, os.WriteFile(path, append(stored(t, want), '\n'), 0o600))
+			}
+			golden, err := os.ReadFile(path)
+			require.NoError(t, err, "no golden file; -update writes missing ones")
+			golden = golden[:len(golden)-1]
+			// history is read as it was meant
+			got, err := Decode(want.Kind(), golden)
+			require.NoError(t, err)
+			require.Equal(t, want, got, "history would be read differently: fields are added, never changed")
+			// and is written as it stands: a new field leaves old events alone
+			require.Equal(t, string(golden), string(stored(t, want)), "new fields are omitempty; old ones keep name, place and form")
+		})
+	}
+}
+
+func TestEveryKindHasAGoldenFile(t *testing.T) {
+	t.Parallel()
+	for _, kind := range kinds(t) {
+		full, ok := examples()[string(kind)]
+		require.True(t, ok, "kind %s has no example", kind)
+		require.Equal(t, kind, full.Kind())
+		require.FileExists(t, filepath.Join("testdata", string(kind)+".json"))
+	}
+}
+
+func TestEveryGoldenFileHasAnExample(t *testing.T) {
+	t.Parallel()
+	files, err := os.ReadDir("testdata")
+	require.NoError(t, err)
+	for _, f := range files {
+		if f.IsDir() {
+			continue // a fuzz corpus
+		}
+		require.Contains(t, examples(), strings.TrimSuffix(f.Name(), ".json"), "history with %s is not tested any more", f.Name())
+	}
+}
+
+// A field that no example sets would have no golden form.
+func TestExamplesSetEveryField(t *testing.T) {
+	t.Parallel()
+	set := map[string]bool{}
+	for _, e := range examples() {
+		var walk func(path string, v reflect.Value)
+		walk = func(path string, v reflect.Value) {
+			if v.Kind() != reflect.Struct {
+				set[path] = set[path] || !v.IsZero()
+				return
+			}
+			for i := range v.NumField() {
+				walk(path+"."+v.Type().Field(i).Name, v.Field(i))
+			}
+		}
+		walk(string(e.Kind()), reflect.ValueOf(e))
+	}
+	for path, ok := range set {
+		require.True(t, ok, "no example sets %s", path)
+	}
+}
