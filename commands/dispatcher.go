@@ -169,6 +169,8 @@ func (d *Dispatcher) await(ctx context.Context, caller Caller, shard int, out ev
 	if caller.Async {
 		return receipt, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.AckTimeout)
+	defer cancel()
 	if err := d.awaitFold(ctx, shard, out.Position); err != nil {
 		return receipt, err
 	}
@@ -176,9 +178,8 @@ func (d *Dispatcher) await(ctx context.Context, caller Caller, shard int, out ev
 	return receipt, nil
 }
 
+// awaitFold waits until ctx ends, whose end is the AckTimeout's.
 func (d *Dispatcher) awaitFold(ctx context.Context, shard int, position events.Position) error {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.AckTimeout)
-	defer cancel()
 	if err := d.store.WaitFolded(ctx, shard, position); err != nil {
 		return unavailable(fmt.Errorf("%w: in the log, not yet in Postgres: %w", events.ErrOutcomeUnknown, err))
 	}

@@ -17,6 +17,7 @@ import (
 func (b *testBundle) foldAll(t testing.TB, h *history, size int) {
 	t.Helper()
 	conn := b.conn(t)
+	w := newWriter(conn.PgConn())
 	at, err := checkpoint(t.Context(), conn, 0)
 	require.NoError(t, err)
 	for rest := h.records; len(rest) > 0; {
@@ -24,7 +25,7 @@ func (b *testBundle) foldAll(t testing.TB, h *history, size int) {
 		rest = rest[len(batch):]
 		c, err := fold(batch)
 		require.NoError(t, err)
-		require.NoError(t, commit(t.Context(), conn, 0, at, batch, &c))
+		require.NoError(t, w.commit(t.Context(), 0, at, batch, &c))
 		at = batch[len(batch)-1].Position
 	}
 }
@@ -160,7 +161,7 @@ func TestACheckpointThatMovedStopsTheWrite(t *testing.T) {
 	more := h.records[len(h.records)-1:]
 	c, err := fold(more)
 	require.NoError(t, err)
-	err = commit(t.Context(), b.conn(t), 0, more[0].Position-1, more, &c)
+	err = newWriter(b.conn(t).PgConn()).commit(t.Context(), 0, more[0].Position-1, more, &c)
 	require.ErrorContains(t, err, "checkpoint of read/0 is not at")
 	require.Equal(t, before, b.dump(t))
 }
@@ -170,6 +171,7 @@ func TestABatchIsWrittenWholeOrNotAtAll(t *testing.T) {
 	b := setup(t)
 	h := life(t, 5, 4)
 	conn := b.conn(t)
+	w := newWriter(conn.PgConn())
 	_, err := checkpoint(t.Context(), conn, 0)
 	require.NoError(t, err)
 	// given a statement that fails after all others were fine
@@ -177,14 +179,14 @@ func TestABatchIsWrittenWholeOrNotAtAll(t *testing.T) {
 	require.NoError(t, err)
 	c, err := fold(h.records)
 	require.NoError(t, err)
-	require.Error(t, commit(t.Context(), conn, 0, 0, h.records, &c))
+	require.Error(t, w.commit(t.Context(), 0, 0, h.records, &c))
 	for table, rows := range b.dump(t) {
 		require.Empty(t, rows, table)
 	}
 	// and the connection is good for the next try
 	_, err = b.pool.Exec(t.Context(), `ALTER TABLE message_subscriptions DROP CONSTRAINT message_subscriptions_last_consumed_at_check`)
 	require.NoError(t, err)
-	require.NoError(t, commit(t.Context(), conn, 0, 0, h.records, &c))
+	require.NoError(t, w.commit(t.Context(), 0, 0, h.records, &c))
 	require.True(t, b.verify(t, 100).OK())
 }
 
@@ -320,6 +322,7 @@ func BenchmarkCommit(b *testing.B) {
 		b.Run(fmt.Sprintf("%d events", size), func(b *testing.B) {
 			bundle := setup(b)
 			conn := bundle.conn(b)
+			w := newWriter(conn.PgConn())
 			at, err := checkpoint(b.Context(), conn, 0)
 			require.NoError(b, err)
 			h := newHistory(b, 1)
@@ -333,7 +336,7 @@ func BenchmarkCommit(b *testing.B) {
 				b.StartTimer()
 				c, err := fold(h.records)
 				require.NoError(b, err)
-				require.NoError(b, commit(b.Context(), conn, 0, at, h.records, &c))
+				require.NoError(b, w.commit(b.Context(), 0, at, h.records, &c))
 				at = h.records[len(h.records)-1].Position
 				n += len(h.records)
 				h.records = h.records[:0]

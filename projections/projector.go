@@ -99,7 +99,7 @@ func (p *Projector) runOnce(ctx context.Context) error {
 	}
 	p.cfg.Committed(at)
 	p.cfg.Logger.Debug("projector is active", "shard", p.cfg.Shard, "position", int64(at))
-	return p.follow(ctx, conn, at)
+	return p.follow(ctx, newWriter(conn.PgConn()), at)
 }
 
 // lock returns once this connection holds the shard's lock, for as long as it
@@ -145,7 +145,7 @@ type decoded struct {
 
 // follow folds what comes after a position. Decoding runs ahead while a
 // transaction is under way; whatever has come meanwhile is the next batch.
-func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Position) error {
+func (p *Projector) follow(ctx context.Context, w *writer, at events.Position) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	source, topic := p.cfg.Source(at)
@@ -169,7 +169,7 @@ func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Positi
 			}
 		}
 		if len(records) > 0 {
-			if err := p.commit(ctx, conn, at, records); err != nil {
+			if err := p.commit(ctx, w, at, records); err != nil {
 				return err
 			}
 			at = last
@@ -181,14 +181,14 @@ func (p *Projector) follow(ctx context.Context, conn *pgx.Conn, at events.Positi
 	}
 }
 
-func (p *Projector) commit(ctx context.Context, conn *pgx.Conn, at events.Position, records []events.Record) error {
+func (p *Projector) commit(ctx context.Context, w *writer, at events.Position, records []events.Record) error {
 	c, err := fold(records)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if err := commit(ctx, conn, p.cfg.Shard, at, records, &c); err != nil {
+	if err := w.commit(ctx, p.cfg.Shard, at, records, &c); err != nil {
 		return err
 	}
 	p.cfg.Committed(records[len(records)-1].Position)

@@ -101,6 +101,7 @@ func Verify(ctx context.Context, conn *pgx.Conn, o VerifyOptions) (Report, error
 var errRollback = errors.New("done")
 
 func refold(ctx context.Context, tx pgx.Tx, shard int, o VerifyOptions, report *Report) error {
+	w := newWriter(tx.Conn().PgConn())
 	after := events.Position(0)
 	for {
 		records, err := ReadHistory(ctx, tx, shard, after, o.Batch)
@@ -115,11 +116,11 @@ func refold(ctx context.Context, tx pgx.Tx, shard int, o VerifyOptions, report *
 		if err != nil {
 			return err
 		}
-		b := &pgx.Batch{}
-		if err := queueReadTables(b, &c); err != nil {
+		statements, err := c.statements()
+		if err != nil {
 			return err
 		}
-		if err := tx.SendBatch(ctx, b).Close(); err != nil {
+		if err := w.run(ctx, statements); err != nil {
 			return fmt.Errorf("verify: fold shard %d after %d: %w", shard, after, err)
 		}
 		report.Events += int64(len(records))

@@ -2,11 +2,14 @@ package projections
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tallymq/tallymq/events"
 )
@@ -18,23 +21,82 @@ const (
 	scopeMessage = "message"
 )
 
+// statement is SQL with its parameters in binary format.
+type statement struct {
+	sql    string
+	params [][]byte
+}
+
+// writer runs statements on a connection, prepared when first used.
+type writer struct {
+	conn     *pgconn.PgConn
+	prepared map[string]string
+}
+
+func newWriter(conn *pgconn.PgConn) *writer {
+	return &writer{conn: conn, prepared: map[string]string{}}
+}
+
+var binaryFormat = []int16{1} //nolint:gochecknoglobals // constant
+
+// run sends all statements in one round trip. Up to the sync at its end they are
+// one implicit transaction, all or nothing, unless one was begun before.
+func (w *writer) run(ctx context.Context, statements []statement) error {
+	for _, s := range statements {
+		if w.prepared[s.sql] != "" {
+			continue
+		}
+		name := "tallymq_" + strconv.Itoa(len(w.prepared))
+		if _, err := w.conn.Prepare(ctx, name, s.sql, nil); err != nil {
+			return fmt.Errorf("prepare %.60s: %w", s.sql, err)
+		}
+		w.prepared[s.sql] = name
+	}
+	p := w.conn.StartPipeline(ctx)
+	for _, s := range statements {
+		p.SendQueryPrepared(w.prepared[s.sql], s.params, binaryFormat, nil)
+	}
+	err := p.Sync()
+	for err == nil {
+		var result any
+		if result, err = p.GetResults(); err != nil {
+			break
+		}
+		if _, ended := result.(*pgconn.PipelineSync); ended {
+			break
+		}
+		if reader, ok := result.(*pgconn.ResultReader); ok {
+			_, err = reader.Close()
+		}
+	}
+	return errors.Join(err, p.Close())
+}
+
 // commit writes a batch in one transaction and one round trip: the checkpoint's
 // move first, which fails where it does not stand at from, then history and read
-// tables. A batch that is sent whole is one implicit transaction: all or nothing.
-func commit(ctx context.Context, conn *pgx.Conn, shard int, from events.Position, records []events.Record, c *changes) error {
-	b := &pgx.Batch{}
-	b.Queue(`SELECT advance_checkpoint($1, $2, $3, $4)`, Name, shard, int64(from), int64(records[len(records)-1].Position))
-	if err := queueHistory(b, shard, records); err != nil {
+// tables.
+func (w *writer) commit(ctx context.Context, shard int, from events.Position, records []events.Record, c *changes) error {
+	statements := make([]statement, 0, 6)
+	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint)`, params: [][]byte{
+		[]byte(Name), binary.BigEndian.AppendUint16(nil, uint16(shard)), //nolint:gosec // a shard
+		bigint(int64(from)), bigint(int64(records[len(records)-1].Position)),
+	}})
+	history, err := historyStatement(shard, records)
+	if err != nil {
 		return err
 	}
-	if err := queueReadTables(b, c); err != nil {
+	tables, err := c.statements()
+	if err != nil {
 		return err
 	}
-	if err := conn.SendBatch(ctx, b).Close(); err != nil {
+	statements = append(append(statements, history), tables...)
+	if err := w.run(ctx, statements); err != nil {
 		return fmt.Errorf("write %d events of shard %d after %d: %w", len(records), shard, from, err)
 	}
 	return nil
 }
+
+func bigint(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) } //nolint:gosec // two's complement
 
 // historyMeta is the JSON of event_history.metadata.
 type historyMeta struct {
@@ -47,128 +109,186 @@ type historyMeta struct {
 
 const insertHistory = `
 INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, topic_id, subscription_id, message_id, version, occurred_at, metadata, data)
-SELECT $1::smallint, u.* FROM unnest($2::bigint[], $3::text[], $4::text[]::uuid[], $5::text[], $6::text[]::uuid[],
-    $7::text[]::uuid[], $8::text[]::uuid[], $9::text[], $10::bigint[], $11::timestamptz[], $12::text[]::jsonb[], $13::text[]::json[]) AS u`
+SELECT * FROM unnest($1::smallint[], $2::bigint[], $3::text[], $4::uuid[], $5::text[], $6::uuid[], $7::uuid[], $8::uuid[], $9::text[],
+    $10::bigint[], $11::timestamptz[], $12::jsonb[], $13::json[])`
 
-func queueHistory(b *pgx.Batch, shard int, records []events.Record) error {
-	n := len(records)
-	positions, versions, at := make([]int64, n), make([]int64, n), make([]time.Time, n)
-	scopes, ids, kinds, tenants := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	topics, subscriptions, messages := make([]*string, n), make([]*string, n), make([]*string, n)
-	metas, data := make([]string, n), make([]string, n)
-	for i, r := range records {
+func historyStatement(shard int, records []events.Record) (statement, error) {
+	cols := columns{rows: len(records)}
+	shards, positions, scopes, ids, kinds, tenants := cols.int16(), cols.int64(), cols.text(), cols.uuid(), cols.text(), cols.uuid()
+	topics, subscriptions, messages, versions, at := cols.uuid(), cols.uuid(), cols.text(), cols.int64(), cols.time()
+	metas, data := cols.jsonb(), cols.json()
+	for _, r := range records {
 		refs := events.RefsOf(r.Event)
-		meta, err := json.Marshal(metaOf(r))
+		meta, err := json.Marshal(historyMeta{
+			Actor: r.Meta.Actor, RequestID: r.Meta.RequestID, TraceParent: r.Meta.TraceParent,
+			IdempotencyKey: r.Meta.IdempotencyKey, Fingerprint: r.Meta.Fingerprint,
+		})
+		err = errors.Join(err, ids.uuid(r.ID), tenants.uuid(r.TenantID), topics.uuid(refs.TopicID), subscriptions.uuid(refs.SubscriptionID))
 		if err != nil {
-			return fmt.Errorf("metadata of event %s: %w", r.ID, err)
+			return statement{}, fmt.Errorf("event %s at %d/%d: %w", r.ID, shard, r.Position, err)
 		}
-		positions[i], versions[i], at[i] = int64(r.Position), r.Version, r.Position.Time()
-		scopes[i], ids[i], kinds[i], tenants[i] = scopeAdmin, r.ID, string(r.Event.Kind()), r.TenantID
+		scope := scopeAdmin
 		if refs.MessageID != "" {
-			scopes[i] = scopeMessage
+			scope = scopeMessage
 		}
-		topics[i], subscriptions[i], messages[i] = orNull(refs.TopicID), orNull(refs.SubscriptionID), orNull(refs.MessageID)
-		metas[i], data[i] = string(meta), string(r.Data)
+		shards.int16(shard)
+		positions.int64(int64(r.Position))
+		scopes.text(scope)
+		kinds.text(string(r.Event.Kind()))
+		messages.textOrNull(refs.MessageID)
+		versions.int64(r.Version)
+		at.time(r.Position.Time())
+		metas.jsonb(meta)
+		data.json(r.Data)
 	}
-	b.Queue(insertHistory, shard, positions, scopes, ids, kinds, tenants, topics, subscriptions, messages, versions, at, metas, data)
-	return nil
+	return cols.statement(insertHistory), nil
 }
 
-func metaOf(r events.Record) historyMeta {
-	return historyMeta{
-		Actor: r.Meta.Actor, RequestID: r.Meta.RequestID, TraceParent: r.Meta.TraceParent,
-		IdempotencyKey: r.Meta.IdempotencyKey, Fingerprint: r.Meta.Fingerprint,
-	}
-}
-
-// queueReadTables queues the statements that apply changes. Table names are
-// unqualified: [Verify] applies the same statements to tables of its own.
-func queueReadTables(b *pgx.Batch, c *changes) error {
-	for i := range c.topics {
-		if err := queueTopic(b, &c.topics[i]); err != nil {
-			return err
+// statements apply the changes to the read tables. Table names are unqualified:
+// [Verify] applies the same statements to tables of its own.
+func (c *changes) statements() ([]statement, error) {
+	var out []statement
+	for _, part := range []struct {
+		rows int
+		make func() (statement, error)
+	}{
+		{len(c.topics), c.insertTopics}, {len(c.subscriptions), c.insertSubscriptions}, {len(c.published), c.insertMessages},
+		{len(c.touched), c.updateMessages}, {len(c.consumptions), c.insertConsumptions}, {len(c.lastConsumed), c.updateLastConsumed},
+	} {
+		if part.rows == 0 {
+			continue
 		}
+		s, err := part.make()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
 	}
-	for i := range c.subscriptions {
-		queueSubscription(b, &c.subscriptions[i])
-	}
-	if len(c.published) > 0 {
-		queuePublished(b, c.published)
-	}
-	if len(c.touched) > 0 {
-		queueTouched(b, c.touched)
-	}
-	if len(c.consumptions) > 0 {
-		queueConsumptions(b, c.consumptions)
-	}
-	if len(c.lastConsumed) > 0 {
-		queueLastConsumed(b, c.lastConsumed)
-	}
-	return nil
+	return out, nil
 }
 
-func queueTopic(b *pgx.Batch, t *topicRow) error {
-	producers, err := json.Marshal(t.AllowedProducers)
-	if err != nil {
-		return fmt.Errorf("topic %s: %w", t.TopicID, err)
+const insertTopics = `
+INSERT INTO message_topics (id, tenant_id, name, display_name, description, topic_type, partition_count, replication_factor, retention_ms,
+    message_format, schema_definition, compression_type, is_public, allowed_producers, allowed_consumers, status, created_at, updated_at, version, shard)
+SELECT u.id, u.tenant_id, u.name, u.display_name, u.description, u.topic_type, u.partition_count, u.replication_factor, u.retention_ms,
+    u.message_format, u.schema_definition, u.compression_type, u.is_public, u.allowed_producers, u.allowed_consumers, u.status, u.at, u.at, u.version, u.shard
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bigint[], $10::text[], $11::jsonb[],
+    $12::text[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::bigint[], $19::smallint[])
+  AS u(id, tenant_id, name, display_name, description, topic_type, partition_count, replication_factor, retention_ms, message_format,
+    schema_definition, compression_type, is_public, allowed_producers, allowed_consumers, status, at, version, shard)`
+
+func (c *changes) insertTopics() (statement, error) {
+	cols := columns{rows: len(c.topics)}
+	ids, tenants, names, displayNames, descriptions, types := cols.uuid(), cols.uuid(), cols.text(), cols.text(), cols.text(), cols.text()
+	partitions, replicas, retentions, formats, schemas, compressions := cols.int32(), cols.int32(), cols.int64(), cols.text(), cols.jsonb(), cols.text()
+	public, producers, consumers, statuses, at, versions, shards := cols.boolean(), cols.jsonb(), cols.jsonb(), cols.text(), cols.time(), cols.int64(), cols.int16()
+	for _, t := range c.topics {
+		mayProduce, err1 := json.Marshal(t.AllowedProducers)
+		mayConsume, err2 := json.Marshal(t.AllowedConsumers)
+		if err := errors.Join(err1, err2, ids.uuid(t.TopicID), tenants.uuid(t.tenantID)); err != nil {
+			return statement{}, fmt.Errorf("topic %s: %w", t.TopicID, err)
+		}
+		names.text(t.Name)
+		displayNames.textOrNull(t.DisplayName)
+		descriptions.textOrNull(t.Description)
+		types.text(t.TopicType)
+		partitions.int32(t.PartitionCount)
+		replicas.int32(t.ReplicationFactor)
+		retentions.int64(t.RetentionMs)
+		formats.text(t.MessageFormat)
+		schemas.jsonb(t.SchemaDefinition)
+		compressions.text(t.CompressionType)
+		public.bool(t.IsPublic)
+		producers.jsonb(mayProduce)
+		consumers.jsonb(mayConsume)
+		statuses.text(t.Status)
+		at.time(t.at)
+		versions.int64(t.version)
+		shards.int16(t.shard)
 	}
-	consumers, err := json.Marshal(t.AllowedConsumers)
-	if err != nil {
-		return fmt.Errorf("topic %s: %w", t.TopicID, err)
-	}
-	b.Queue(`
-INSERT INTO message_topics (id, name, display_name, description, topic_type, partition_count, replication_factor, retention_ms,
-    message_format, schema_definition, compression_type, tenant_id, is_public, allowed_producers, allowed_consumers, status,
-    created_at, updated_at, version, shard)
-VALUES ($1::text::uuid, $2, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb, $11, $12::text::uuid, $13, $14::text::jsonb, $15::text::jsonb, $16, $17, $17, $18, $19)`,
-		t.TopicID, t.Name, orNull(t.DisplayName), orNull(t.Description), t.TopicType, t.PartitionCount, t.ReplicationFactor, t.RetentionMs,
-		t.MessageFormat, orNull(string(t.SchemaDefinition)), t.CompressionType, t.tenantID, t.IsPublic, string(producers), string(consumers), t.Status,
-		t.at, t.version, t.shard)
-	return nil
+	return cols.statement(insertTopics), nil
 }
 
-func queueSubscription(b *pgx.Batch, s *subscriptionRow) {
-	b.Queue(`
-INSERT INTO message_subscriptions (id, topic_id, consumer_group, consumer_name, subscription_type, offset_reset_policy,
+const insertSubscriptions = `
+INSERT INTO message_subscriptions (id, tenant_id, topic_id, consumer_group, consumer_name, subscription_type, offset_reset_policy,
     max_poll_records, session_timeout_ms, heartbeat_interval_ms, handler_config, dead_letter_queue, max_retry_attempts,
-    retry_delay_ms, message_filter, status, tenant_id, created_at, updated_at, version)
-VALUES ($1::text::uuid, $2::text::uuid, $3, $4, $5, $6, $7, $8, $9, $10::text::jsonb, $11, $12, $13, $14::text::jsonb, $15, $16::text::uuid, $17, $17, $18)`,
-		s.SubscriptionID, s.TopicID, s.ConsumerGroup, s.ConsumerName, s.SubscriptionType, s.OffsetResetPolicy,
-		s.MaxPollRecords, s.SessionTimeoutMs, s.HeartbeatIntervalMs, string(s.HandlerConfig), orNull(s.DeadLetterQueue), s.MaxRetryAttempts,
-		s.RetryDelayMs, orNull(string(s.MessageFilter)), s.Status, s.tenantID, s.at, s.version)
+    retry_delay_ms, message_filter, status, created_at, updated_at, version)
+SELECT u.id, u.tenant_id, u.topic_id, u.consumer_group, u.consumer_name, u.subscription_type, u.offset_reset_policy, u.max_poll_records,
+    u.session_timeout_ms, u.heartbeat_interval_ms, u.handler_config, u.dead_letter_queue, u.max_retry_attempts, u.retry_delay_ms,
+    u.message_filter, u.status, u.at, u.at, u.version
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[], $10::int[], $11::jsonb[],
+    $12::text[], $13::int[], $14::int[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::bigint[])
+  AS u(id, tenant_id, topic_id, consumer_group, consumer_name, subscription_type, offset_reset_policy, max_poll_records, session_timeout_ms,
+    heartbeat_interval_ms, handler_config, dead_letter_queue, max_retry_attempts, retry_delay_ms, message_filter, status, at, version)`
+
+func (c *changes) insertSubscriptions() (statement, error) {
+	cols := columns{rows: len(c.subscriptions)}
+	ids, tenants, topics, groups, names, types, policies := cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.text(), cols.text(), cols.text()
+	polls, timeouts, heartbeats, configs, deadLetters, attempts := cols.int32(), cols.int32(), cols.int32(), cols.jsonb(), cols.text(), cols.int32()
+	delays, filters, statuses, at, versions := cols.int32(), cols.jsonb(), cols.text(), cols.time(), cols.int64()
+	for _, s := range c.subscriptions {
+		if err := errors.Join(ids.uuid(s.SubscriptionID), tenants.uuid(s.tenantID), topics.uuid(s.TopicID)); err != nil {
+			return statement{}, fmt.Errorf("subscription %s: %w", s.SubscriptionID, err)
+		}
+		groups.text(s.ConsumerGroup)
+		names.text(s.ConsumerName)
+		types.text(s.SubscriptionType)
+		policies.text(s.OffsetResetPolicy)
+		polls.int32(s.MaxPollRecords)
+		timeouts.int32(s.SessionTimeoutMs)
+		heartbeats.int32(s.HeartbeatIntervalMs)
+		configs.jsonb(s.HandlerConfig)
+		deadLetters.textOrNull(s.DeadLetterQueue)
+		attempts.int32(s.MaxRetryAttempts)
+		delays.int32(s.RetryDelayMs)
+		filters.jsonb(s.MessageFilter)
+		statuses.text(s.Status)
+		at.time(s.at)
+		versions.int64(s.version)
+	}
+	return cols.statement(insertSubscriptions), nil
 }
 
 const insertMessages = `
-INSERT INTO message_records (message_id, id, topic_id, message_key, correlation_id, headers, payload, payload_size, content_type, partition_id,
-    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, tenant_id, trace_id, shard, position)
-SELECT u.message_id, u.message_id::uuid, u.topic_id::uuid, u.message_key, u.correlation_id, u.headers::jsonb, u.payload::jsonb, octet_length(u.payload),
-    u.content_type, u.partition_id, u.offset_value, u.status, u.retry_count, u.published_at, u.consumed_at, u.expires_at, u.producer_id,
-    u.tenant_id::uuid, u.trace_id, u.shard, u.position
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::bigint[], $10::text[], $11::int[],
-    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::text[], $16::text[], $17::text[], $18::smallint[], $19::bigint[])
-  AS u(message_id, topic_id, message_key, correlation_id, headers, payload, content_type, partition_id, offset_value, status, retry_count,
-    published_at, consumed_at, expires_at, producer_id, tenant_id, trace_id, shard, position)`
+INSERT INTO message_records (message_id, id, topic_id, tenant_id, message_key, correlation_id, headers, payload, payload_size, content_type, partition_id,
+    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::int[], $10::text[], $11::int[],
+    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])`
 
-func queuePublished(b *pgx.Batch, rows []*messageRow) {
-	n := len(rows)
-	ids, topics, headers, payloads, types, statuses, tenants := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	keys, correlations, producers, traces := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
-	partitions, retries, shards := make([]int32, n), make([]int32, n), make([]int16, n)
-	offsets, positions := make([]int64, n), make([]int64, n)
-	published, consumed, expires := make([]time.Time, n), make([]*time.Time, n), make([]*time.Time, n)
-	for i, m := range rows {
-		ids[i], topics[i], headers[i], payloads[i], types[i], statuses[i], tenants[i] = m.messageID, m.TopicID, string(m.headers), string(m.Payload), m.ContentType, m.status, m.tenantID
-		keys[i], correlations[i], producers[i], traces[i] = orNull(m.Key), orNull(m.CorrelationID), orNull(m.ProducerID), orNull(traceID(m.TraceParent))
-		partitions[i], retries[i], shards[i] = int32(m.Partition), int32(m.retryCount), int16(m.shard) //nolint:gosec // all far below their types' ends
-		offsets[i], positions[i] = m.Offset, int64(m.position)
-		published[i], consumed[i] = m.publishedAt, timeOrNull(m.consumedAt)
-		if m.TTLMs > 0 {
-			at := m.publishedAt.Add(time.Duration(m.TTLMs) * time.Millisecond)
-			expires[i] = &at
+func (c *changes) insertMessages() (statement, error) {
+	cols := columns{rows: len(c.published)}
+	messageIDs, ids, topics, tenants, keys, correlations := cols.text(), cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.text()
+	headers, payloads, sizes, types, partitions, offsets := cols.jsonb(), cols.payload(), cols.int32(), cols.text(), cols.int32(), cols.int64()
+	statuses, retries, published, consumed, expires := cols.text(), cols.int32(), cols.time(), cols.time(), cols.time()
+	producers, traces, shards, positions := cols.text(), cols.text(), cols.int16(), cols.int64()
+	for _, m := range c.published {
+		if err := errors.Join(ids.uuid(m.messageID), topics.uuid(m.TopicID), tenants.uuid(m.tenantID)); err != nil {
+			return statement{}, fmt.Errorf("message %s: %w", m.messageID, err)
 		}
+		messageIDs.text(m.messageID)
+		keys.textOrNull(m.Key)
+		correlations.textOrNull(m.CorrelationID)
+		headers.jsonb(m.headers)
+		payloads.jsonb(m.Payload)
+		sizes.int32(len(m.Payload))
+		types.text(m.ContentType)
+		partitions.int32(m.Partition)
+		offsets.int64(m.Offset)
+		statuses.text(m.status)
+		retries.int32(m.retryCount)
+		published.time(m.publishedAt)
+		consumed.time(m.consumedAt)
+		if m.TTLMs > 0 {
+			expires.time(m.publishedAt.Add(time.Duration(m.TTLMs) * time.Millisecond))
+		} else {
+			expires.null()
+		}
+		producers.textOrNull(m.ProducerID)
+		traces.textOrNull(traceID(m.TraceParent))
+		shards.int16(m.shard)
+		positions.int64(int64(m.position))
 	}
-	b.Queue(insertMessages, ids, topics, keys, correlations, headers, payloads, types, partitions, offsets, statuses, retries,
-		published, consumed, expires, producers, tenants, traces, shards, positions)
+	return cols.statement(insertMessages), nil
 }
 
 // The bounds are for the planner: it looks at no partition outside them.
@@ -177,65 +297,65 @@ UPDATE message_records m SET
     status = CASE WHEN message_status_rank(u.status) > message_status_rank(m.status) THEN u.status ELSE m.status END,
     retry_count = greatest(m.retry_count, u.retry_count), consumed_at = coalesce(m.consumed_at, u.consumed_at)
 FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[]) AS u(message_id, status, retry_count, consumed_at)
-WHERE m.message_id = u.message_id AND m.message_id BETWEEN $5 AND $6`
+WHERE m.message_id = u.message_id AND m.message_id BETWEEN $5::text AND $6::text`
 
-func queueTouched(b *pgx.Batch, rows []*messageChange) {
-	n := len(rows)
-	ids, statuses, retries, consumed := make([]string, n), make([]string, n), make([]int32, n), make([]*time.Time, n)
-	least, greatest := rows[0].messageID, rows[0].messageID
-	for i, m := range rows {
-		ids[i], statuses[i], retries[i], consumed[i] = m.messageID, m.status, int32(m.retryCount), timeOrNull(m.consumedAt) //nolint:gosec // attempts are few
+func (c *changes) updateMessages() (statement, error) {
+	cols := columns{rows: len(c.touched)}
+	ids, statuses, retries, consumed := cols.text(), cols.text(), cols.int32(), cols.time()
+	least, greatest := c.touched[0].messageID, c.touched[0].messageID
+	for _, m := range c.touched {
+		ids.text(m.messageID)
+		statuses.text(m.status)
+		retries.int32(m.retryCount)
+		consumed.time(m.consumedAt)
 		least, greatest = min(least, m.messageID), max(greatest, m.messageID)
 	}
-	b.Queue(updateMessages, ids, statuses, retries, consumed, least, greatest)
+	return cols.statement(updateMessages, []byte(least), []byte(greatest)), nil
 }
 
 const insertConsumptions = `
-INSERT INTO consumption_records (message_id, id, subscription_id, consumer_instance, partition_id, offset_value, status, processing_time_ms,
-    error_message, retry_count, consumed_at, processed_at, next_retry_at, tenant_id, attempt, reason)
-SELECT u.message_id, u.id::uuid, u.subscription_id::uuid, u.consumer, u.partition_id, u.offset_value, u.status, u.took_ms,
-    u.error_message, u.attempt - 1, u.consumed_at, u.processed_at, u.next_retry_at, u.tenant_id::uuid, u.attempt, u.reason
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigint[], $7::text[], $8::int[], $9::text[],
-    $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::text[], $14::int[], $15::text[])
-  AS u(message_id, id, subscription_id, consumer, partition_id, offset_value, status, took_ms, error_message,
-    consumed_at, processed_at, next_retry_at, tenant_id, attempt, reason)`
+INSERT INTO consumption_records (message_id, id, subscription_id, tenant_id, consumer_instance, partition_id, offset_value, status, processing_time_ms,
+    error_message, retry_count, consumed_at, processed_at, next_retry_at, attempt, reason)
+SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::int[], $7::bigint[], $8::text[], $9::int[], $10::text[], $11::int[],
+    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::int[], $16::text[])`
 
-func queueConsumptions(b *pgx.Batch, rows []consumptionRow) {
-	n := len(rows)
-	messages, ids, subscriptions, consumers, statuses, tenants := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	partitions, took, attempts, offsets := make([]int32, n), make([]int32, n), make([]int32, n), make([]int64, n)
-	errorTexts, reasons := make([]*string, n), make([]*string, n)
-	consumed, processed, retries := make([]time.Time, n), make([]time.Time, n), make([]*time.Time, n)
-	for i, r := range rows {
-		messages[i], ids[i], subscriptions[i], consumers[i], statuses[i], tenants[i] = r.MessageID, r.id, r.SubscriptionID, r.Consumer, r.status, r.tenantID
-		partitions[i], attempts[i], offsets[i] = int32(r.Partition), int32(r.Attempt), r.Offset //nolint:gosec // both few
-		took[i] = int32(min(max(r.at.UnixMilli()-r.LeasedAtMs, 0), 1<<31-1))
-		errorTexts[i], reasons[i] = orNull(r.errorText), orNull(r.reason)
-		consumed[i], processed[i], retries[i] = time.UnixMilli(r.LeasedAtMs).UTC(), r.at, timeOrNull(r.retryAt)
+func (c *changes) insertConsumptions() (statement, error) {
+	cols := columns{rows: len(c.consumptions)}
+	messages, ids, subscriptions, tenants, consumers, partitions := cols.text(), cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.int32()
+	offsets, statuses, took, errorTexts, retries := cols.int64(), cols.text(), cols.int32(), cols.text(), cols.int32()
+	consumed, processed, retryAt, attempts, reasons := cols.time(), cols.time(), cols.time(), cols.int32(), cols.text()
+	for _, r := range c.consumptions {
+		if err := errors.Join(ids.uuid(r.id), subscriptions.uuid(r.SubscriptionID), tenants.uuid(r.tenantID)); err != nil {
+			return statement{}, fmt.Errorf("attempt %s: %w", r.id, err)
+		}
+		messages.text(r.MessageID)
+		consumers.text(r.Consumer)
+		partitions.int32(r.Partition)
+		offsets.int64(r.Offset)
+		statuses.text(r.status)
+		took.int32(int(min(max(r.at.UnixMilli()-r.LeasedAtMs, 0), 1<<31-1)))
+		errorTexts.textOrNull(r.errorText)
+		retries.int32(r.Attempt - 1)
+		consumed.time(time.UnixMilli(r.LeasedAtMs))
+		processed.time(r.at)
+		retryAt.time(r.retryAt)
+		attempts.int32(r.Attempt)
+		reasons.textOrNull(r.reason)
 	}
-	b.Queue(insertConsumptions, messages, ids, subscriptions, consumers, partitions, offsets, statuses, took, errorTexts,
-		consumed, processed, retries, tenants, attempts, reasons)
+	return cols.statement(insertConsumptions), nil
 }
 
-func queueLastConsumed(b *pgx.Batch, rows []lastConsumed) {
-	ids, at := make([]string, len(rows)), make([]time.Time, len(rows))
-	for i, r := range rows {
-		ids[i], at[i] = r.subscriptionID, r.at
-	}
-	b.Queue(`UPDATE message_subscriptions s SET last_consumed_at = u.at
-FROM unnest($1::text[]::uuid[], $2::timestamptz[]) AS u(id, at) WHERE s.id = u.id`, ids, at)
-}
+const updateLastConsumed = `
+UPDATE message_subscriptions s SET last_consumed_at = u.at FROM unnest($1::uuid[], $2::timestamptz[]) AS u(id, at) WHERE s.id = u.id`
 
-func orNull(s string) *string {
-	if s == "" {
-		return nil
+func (c *changes) updateLastConsumed() (statement, error) {
+	cols := columns{rows: len(c.lastConsumed)}
+	ids, at := cols.uuid(), cols.time()
+	for _, r := range c.lastConsumed {
+		if err := ids.uuid(r.subscriptionID); err != nil {
+			return statement{}, fmt.Errorf("subscription: %w", err)
+		}
+		at.time(r.at)
 	}
-	return &s
-}
-
-func timeOrNull(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
+	return cols.statement(updateLastConsumed), nil
 }

@@ -14,13 +14,10 @@ import (
 	"github.com/tallymq/tallymq/events"
 )
 
-// foldedRecheck is how often a wait looks for itself, in case the announcement it
-// waits for was lost.
-const foldedRecheck = 500 * time.Millisecond
-
-// foldedStore is how often a folded position is stored and the log trimmed. It is
-// shorter than foldedRecheck, so that a wait looks at something new.
-const foldedStore = 250 * time.Millisecond
+// foldedTick is how often a shard's folded position is stored and its log trimmed;
+// and how often an instance on which somebody waits looks at what is stored, in case
+// an announcement was lost.
+const foldedTick = 250 * time.Millisecond
 
 // foldTracker knows how far a shard's log is folded into Postgres, and wakes
 // those who wait for a position.
@@ -90,6 +87,13 @@ func (t *foldTracker) wait(position events.Position) *foldWait {
 	return w
 }
 
+// awaited reports whether anybody waits.
+func (t *foldTracker) awaited() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting) > 0
+}
+
 func (t *foldTracker) leave(w *foldWait) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -109,19 +113,11 @@ func (l *Log) WaitFolded(ctx context.Context, shardNo int, position events.Posit
 	default:
 	}
 	defer s.folded.leave(w)
-	ticker := time.NewTicker(foldedRecheck)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-w.done:
-			return nil
-		case <-ctx.Done():
-			return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ctx.Err())
-		case <-ticker.C:
-			if upTo, err := l.Folded(ctx, shardNo); err == nil {
-				s.folded.announce(upTo)
-			}
-		}
+	select {
+	case <-w.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ctx.Err())
 	}
 }
 
@@ -159,17 +155,17 @@ func (l *Log) Announce(shardNo int, upTo events.Position) {
 
 // announceLoop publishes the positions that this instance announces. Publishing
 // costs Redis no disk write; storing the position for those who look, and trimming
-// the log, happens once in foldedStore.
+// the log, happens once in a foldedTick. It looks for those who wait, too.
 func (l *Log) announceLoop(shardNo int, s *shard) {
 	var published, stored events.Position
-	ticker := time.NewTicker(foldedStore)
+	ticker := time.NewTicker(foldedTick)
 	defer ticker.Stop()
 	for {
-		store := false
+		tick := false
 		select {
 		case <-s.announce:
 		case <-ticker.C:
-			store = true
+			tick = true
 		case <-l.closing:
 			return
 		}
@@ -182,16 +178,31 @@ func (l *Log) announceLoop(shardNo int, s *shard) {
 				published = upTo
 			}
 		}
-		if store && upTo > stored && err == nil {
+		if tick && upTo > stored && err == nil {
 			if err = l.storeFolded(shardNo, s, upTo); err == nil {
 				stored = upTo
 			}
+		}
+		if tick && s.folded.awaited() && err == nil {
+			err = l.lookFolded(shardNo, s)
 		}
 		if err != nil {
 			// Others look for themselves, and the next tick tries again.
 			l.cfg.Logger.Debug("announce folded position", "shard", shardNo, "error", err)
 		}
 	}
+}
+
+// lookFolded tells those who wait what is stored.
+func (l *Log) lookFolded(shardNo int, s *shard) error {
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	upTo, err := l.Folded(ctx, shardNo)
+	if err != nil {
+		return err
+	}
+	s.folded.announce(upTo)
+	return nil
 }
 
 func (l *Log) publishFolded(s *shard, upTo events.Position) error {
