@@ -152,8 +152,12 @@ func (c *changes) statements() ([]statement, error) {
 		rows int
 		make func() (statement, error)
 	}{
-		{len(c.topics), c.insertTopics}, {len(c.subscriptions), c.insertSubscriptions}, {len(c.published), c.insertMessages},
-		{len(c.touched), c.updateMessages}, {len(c.consumptions), c.insertConsumptions}, {len(c.lastConsumed), c.updateLastConsumed},
+		{len(c.topics), c.insertTopics},
+		{len(c.subscriptions), c.insertSubscriptions},
+		{len(c.published), c.insertMessages},
+		{len(c.touched), c.updateMessages},
+		{len(c.consumptions), c.insertConsumptions},
+		{len(c.lastConsumed), c.updateLastConsumed},
 	} {
 		if part.rows == 0 {
 			continue

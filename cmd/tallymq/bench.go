@@ -34,7 +34,7 @@ type bench struct {
 	connections int
 	seconds     time.Duration
 	payload     int
-	addr        string
+	loader      *loader
 	out         io.Writer
 	sub         string
 }
@@ -65,7 +65,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	if err := b.given(); err != nil {
+	if err := b.given(ctx); err != nil {
 		return err
 	}
 	if err := b.single(ctx); err != nil {
@@ -120,35 +120,34 @@ func (b *bench) startInstance(ctx context.Context) (stop func() error, err error
 	if err != nil || found == nil {
 		return nil, errors.Join(fmt.Errorf("bench: the instance did not become ready: %q %w", line, err), stop())
 	}
-	b.addr = found[1]
+	b.loader = newLoader(found[1], b.connections+1)
 	go func() { _, _ = io.Copy(io.Discard, stdout) }()
 	return stop, nil
 }
 
-func (b *bench) once(path, body string, into any) error {
-	c, err := dialLoad(context.Background(), b.addr)
+func (b *bench) create(ctx context.Context, path, body string) (id string, err error) {
+	status, text, err := b.loader.post(ctx, apiPrefix+path, []byte(body))
 	if err != nil {
-		return err
-	}
-	defer func() { _ = c.conn.Close() }()
-	status, text, err := c.do(request(apiPrefix+path, body))
-	if err != nil {
-		return err
+		return "", err
 	}
 	if status != http.StatusCreated {
-		return fmt.Errorf("bench: %s: %d %s", path, status, text)
+		return "", fmt.Errorf("bench: %s: %d %s", path, status, text)
 	}
-	return json.Unmarshal(text, into) //nolint:wrapcheck // our own answer
+	var made struct {
+		ID string `json:"id"`
+	}
+	if err := json.Unmarshal(text, &made); err != nil {
+		return "", fmt.Errorf("bench: %s: %w", path, err)
+	}
+	return made.ID, nil
 }
 
 // given a queue with one subscription that reads everything.
-func (b *bench) given() error {
-	var made struct{ ID string }
-	if err := b.once("/queues", `{"name":"bench"}`, &made); err != nil {
+func (b *bench) given(ctx context.Context) (err error) {
+	if _, err = b.create(ctx, "/queues", `{"name":"bench"}`); err != nil {
 		return err
 	}
-	err := b.once("/subscriptions", `{"queue":"bench","consumerGroup":"bench","offsetResetPolicy":"earliest","sessionTimeoutMs":600000}`, &made)
-	b.sub = made.ID
+	b.sub, err = b.create(ctx, "/subscriptions", `{"queue":"bench","consumerGroup":"bench","offsetResetPolicy":"earliest","sessionTimeoutMs":600000}`)
 	return err
 }
 
@@ -156,38 +155,38 @@ func (b *bench) message() string {
 	return fmt.Sprintf(`{"queue":"bench","payload":{"data":"%s"}}`, strings.Repeat("x", max(b.payload-11, 1)))
 }
 
-func want(req []byte, status, n int) func(*loadConn) (int, error) {
-	return func(c *loadConn) (int, error) {
-		got, _, err := c.do(req)
-		if err != nil {
-			return 0, err
+// step returns a step that sends one request, wants a status and counts as n.
+func (b *bench) step(path, body string, status, n int, headers ...string) func(context.Context) (int, error) {
+	text := []byte(body)
+	return func(ctx context.Context) (int, error) {
+		got, _, err := b.loader.post(ctx, path, text, headers...)
+		if err == nil && got != status {
+			err = errFailed
 		}
-		if got != status {
-			return -1, nil
-		}
-		return n, nil
+		return n, err
 	}
 }
 
 // single measures what one request for one message costs, in turns.
 func (b *bench) single(ctx context.Context) error {
-	steps := []struct {
-		name   string
-		req    []byte
-		status int
-	}{
-		{"no-op", request(noopPath, b.message()), http.StatusOK},
-		{"publish 201", request(apiPrefix+"/publish", b.message()), http.StatusCreated},
-		{"publish 202", request(apiPrefix+"/publish", b.message(), "Prefer: respond-async"), http.StatusAccepted},
+	names := []string{"no-op", "publish 201", "publish 202"}
+	steps := []func(context.Context) (int, error){
+		b.step(noopPath, b.message(), http.StatusOK, 1),
+		b.step(apiPrefix+"/publish", b.message(), http.StatusCreated, 1),
+		b.step(apiPrefix+"/publish", b.message(), http.StatusAccepted, 1, "Prefer", "respond-async"),
 	}
 	runs := make([][]measured, len(steps))
 	var lag measured
 	for range benchRounds {
 		for i, s := range steps {
-			stopProbe := b.probeLag(ctx, i == len(steps)-1)
-			m, err := load(ctx, b.addr, b.connections, b.seconds, want(s.req, s.status, 1))
-			probed := stopProbe()
-			lag.latency = append(lag.latency, probed.latency...)
+			probed := make(chan measured, 1)
+			if i == len(steps)-1 {
+				go func() { probed <- b.probeLag(ctx, steps[1]) }()
+			} else {
+				probed <- measured{}
+			}
+			m, err := load(ctx, b.connections, b.seconds, s)
+			lag.latency = append(lag.latency, (<-probed).latency...)
 			if err != nil {
 				return err
 			}
@@ -195,8 +194,8 @@ func (b *bench) single(ctx context.Context) error {
 		}
 	}
 	noop := median(runs[0])
-	for i, s := range steps {
-		b.print(s.name, fmt.Sprintf("%d connections", b.connections), median(runs[i]), noop)
+	for i, name := range names {
+		b.print(name, fmt.Sprintf("%d connections", b.connections), median(runs[i]), noop)
 	}
 	slices.Sort(lag.latency)
 	_, _ = fmt.Fprintf(b.out, "projector lag while 202s saturate the machine (a 201's time beside them): p50 %s  p99 %s\n",
@@ -204,33 +203,17 @@ func (b *bench) single(ctx context.Context) error {
 	return nil
 }
 
-// probeLag publishes now and then and waits for the fold, while others do not.
-func (b *bench) probeLag(ctx context.Context, on bool) func() measured {
-	if !on {
-		return func() measured { return measured{} }
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	result := make(chan measured, 1)
-	go func() {
-		m, _ := load(ctx, b.addr, 1, b.seconds, func(c *loadConn) (int, error) {
-			status, _, err := c.do(request(apiPrefix+"/publish", b.message()))
-			if err != nil || status != http.StatusCreated {
-				return -1, err
-			}
-			return 1, nil
-		})
-		result <- m
-	}()
-	return func() measured {
-		defer cancel()
-		return <-result
-	}
+// probeLag publishes one message after the other and waits for each fold, while
+// others publish and do not wait.
+func (b *bench) probeLag(ctx context.Context, publish func(context.Context) (int, error)) measured {
+	m, _ := load(ctx, 1, b.seconds, publish)
+	return m
 }
 
 func (b *bench) batch(ctx context.Context) error {
 	one := b.message()
 	body := `{"messages":[` + strings.TrimSuffix(strings.Repeat(one+",", benchBatch), ",") + `]}`
-	m, err := load(ctx, b.addr, benchBatchConns, b.seconds, want(request(apiPrefix+"/publish/batch", body), http.StatusCreated, benchBatch))
+	m, err := load(ctx, benchBatchConns, b.seconds, b.step(apiPrefix+"/publish/batch", body, http.StatusCreated, benchBatch))
 	if err == nil {
 		b.print("batch publish 201", fmt.Sprintf("%d connections, batches of %d", benchBatchConns, benchBatch), m, measured{})
 	}
@@ -239,13 +222,17 @@ func (b *bench) batch(ctx context.Context) error {
 
 // consume measures pull and acknowledge together.
 func (b *bench) consume(ctx context.Context) error {
-	pull := request(apiPrefix+"/subscriptions/"+b.sub+"/pull", fmt.Sprintf(`{"maxMessages":%d,"waitMs":0}`, benchPull))
-	m, err := load(ctx, b.addr, benchConsumers, b.seconds, func(c *loadConn) (int, error) {
-		status, body, err := c.do(pull)
-		if err != nil || status != http.StatusOK {
-			return -1, err
+	path := apiPrefix + "/subscriptions/" + b.sub
+	pull := fmt.Appendf(nil, `{"maxMessages":%d,"waitMs":0}`, benchPull)
+	m, err := load(ctx, benchConsumers, b.seconds, func(ctx context.Context) (int, error) {
+		status, text, err := b.loader.post(ctx, path+"/pull", pull)
+		if err == nil && status != http.StatusOK {
+			err = errFailed
 		}
-		tokens := ackTokens.FindAllSubmatch(body, -1)
+		if err != nil {
+			return 0, err
+		}
+		tokens := ackTokens.FindAllSubmatch(text, -1)
 		if len(tokens) == 0 {
 			return 0, errors.New("bench: the queue ran empty; publish for longer (--duration)")
 		}
@@ -253,11 +240,11 @@ func (b *bench) consume(ctx context.Context) error {
 		for i, t := range tokens {
 			quoted[i] = `"` + string(t[1]) + `"`
 		}
-		status, _, err = c.do(request(apiPrefix+"/subscriptions/"+b.sub+"/ack", `{"ackTokens":[`+strings.Join(quoted, ",")+`]}`))
-		if err != nil || status != http.StatusOK {
-			return -1, err
+		status, _, err = b.loader.post(ctx, path+"/ack", []byte(`{"ackTokens":[`+strings.Join(quoted, ",")+`]}`))
+		if err == nil && status != http.StatusOK {
+			err = errFailed
 		}
-		return len(tokens), nil
+		return len(tokens), err
 	})
 	if err == nil {
 		b.print("pull and ack", fmt.Sprintf("%d consumers, %d at a time", benchConsumers, benchPull), m, measured{})

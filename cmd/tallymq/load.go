@@ -1,85 +1,51 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"net/http"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 )
 
-// loadConn is a keep-alive HTTP/1.1 connection that does no more than a load
-// generator needs, so that what is measured is the service and not net/http's
-// client beside it on the same cores. It reads answers with a Content-Length.
-type loadConn struct {
-	conn net.Conn
-	r    *bufio.Reader
-	body []byte
+// loader puts load on a service over connections that stay open.
+type loader struct {
+	client http.Client
+	base   string
 }
 
-func dialLoad(ctx context.Context, addr string) (*loadConn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+func newLoader(addr string, connections int) *loader {
+	return &loader{base: "http://" + addr, client: http.Client{
+		Timeout:   clientTimeout,
+		Transport: &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true},
+	}}
+}
+
+// post sends a request and returns the answer's status and body.
+func (l *loader) post(ctx context.Context, path string, body []byte, headers ...string) (int, []byte, error) {
+	// A request that was sent is seen through: its connection is worth keeping.
+	req, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodPost, l.base+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+		return 0, nil, fmt.Errorf("load: %w", err)
 	}
-	return &loadConn{conn: conn, r: bufio.NewReaderSize(conn, 64<<10)}, nil
-}
-
-// request is a request's bytes, made once and sent many times.
-func request(path, body string, headers ...string) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "POST %s HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", path, len(body))
-	for _, h := range headers {
-		b.WriteString(h + "\r\n")
+	req.Header.Set("Content-Type", "application/json")
+	for n := 0; n+1 < len(headers); n += 2 {
+		req.Header.Set(headers[n], headers[n+1])
 	}
-	b.WriteString("\r\n" + body)
-	return b.Bytes()
-}
-
-var errAnswer = errors.New("the answer is no HTTP/1.1 with a length")
-
-// do sends a request and returns the answer's status and body, which the next
-// call overwrites.
-func (c *loadConn) do(req []byte) (status int, body []byte, err error) {
-	if _, err := c.conn.Write(req); err != nil {
-		return 0, nil, fmt.Errorf("send: %w", err)
+	resp, err := l.client.Do(req)
+	if err != nil {
+		return 0, nil, fmt.Errorf("load: %w", err)
 	}
-	first, err := c.r.ReadSlice('\n')
-	if err != nil || len(first) < 12 {
-		return 0, nil, fmt.Errorf("answer: %w", errors.Join(err, errAnswer))
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, answerBytesMax))
+	if err != nil {
+		return 0, nil, fmt.Errorf("load: %w", err)
 	}
-	if status, err = strconv.Atoi(string(first[9:12])); err != nil {
-		return 0, nil, errAnswer
-	}
-	length := 0
-	for {
-		header, err := c.r.ReadSlice('\n')
-		if err != nil {
-			return 0, nil, fmt.Errorf("answer: %w", err)
-		}
-		if len(header) <= 2 {
-			break
-		}
-		if name, value, _ := bytes.Cut(header, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(value))); err != nil {
-				return 0, nil, errAnswer
-			}
-		}
-	}
-	if cap(c.body) < length {
-		c.body = make([]byte, length)
-	}
-	c.body = c.body[:length]
-	if _, err := io.ReadFull(c.r, c.body); err != nil {
-		return 0, nil, fmt.Errorf("answer: %w", err)
-	}
-	return status, c.body, nil
+	return resp.StatusCode, text, nil
 }
 
 // measured is what a load has shown.
@@ -100,9 +66,12 @@ func (m measured) quantile(q float64) time.Duration {
 	return m.latency[min(int(q*float64(len(m.latency))), len(m.latency)-1)]
 }
 
-// load runs step on so many connections at once until the time is over. step
-// returns how much it did, -1 for a failure.
-func load(ctx context.Context, addr string, connections int, d time.Duration, step func(*loadConn) (int, error)) (measured, error) {
+// errFailed is a step that was answered, but not as it should be.
+var errFailed = errors.New("the answer was not the one wanted")
+
+// load runs step, so many at once, until the time is over. step returns how much
+// it did, or errFailed, which is counted; any other error ends the load.
+func load(ctx context.Context, workers int, d time.Duration, step func(context.Context) (int, error)) (measured, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var mu sync.Mutex
@@ -110,9 +79,9 @@ func load(ctx context.Context, addr string, connections int, d time.Duration, st
 	var failure error
 	var wg sync.WaitGroup
 	began := time.Now()
-	for range connections {
+	for range workers {
 		wg.Go(func() {
-			mine, err := loadOne(ctx, addr, step)
+			mine, err := loadOne(ctx, step)
 			mu.Lock()
 			defer mu.Unlock()
 			all.done += mine.done
@@ -127,21 +96,16 @@ func load(ctx context.Context, addr string, connections int, d time.Duration, st
 	return all, failure
 }
 
-func loadOne(ctx context.Context, addr string, step func(*loadConn) (int, error)) (m measured, err error) {
-	c, err := dialLoad(context.WithoutCancel(ctx), addr)
-	if err != nil {
-		return m, err
-	}
-	defer func() { _ = c.conn.Close() }()
+func loadOne(ctx context.Context, step func(context.Context) (int, error)) (m measured, err error) {
 	for ctx.Err() == nil {
 		began := time.Now()
-		n, err := step(c)
-		if err != nil {
-			return m, err
-		}
-		if n < 0 {
+		n, err := step(ctx)
+		if errors.Is(err, errFailed) {
 			m.failures++
 			continue
+		}
+		if err != nil {
+			return m, err
 		}
 		m.latency = append(m.latency, time.Since(began))
 		m.done += n
