@@ -52,7 +52,7 @@ func TestFramesTakeTheOffsetLate(t *testing.T) {
 // begins.
 func TestFramesAreNotConfusedByTexts(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{`"payload":0,"offset":0}`, `0,"offset":0}`, `\`, `"`, "\u2028<&>"} {
+	for _, text := range []string{`"payload":0,"offset":0}`, `0,"offset":0}`, `\`, `"`, "\u2028<&>", "\x01", "\x1f\n", "\x7f"} {
 		e := MessagePublished{
 			MessageID: messageID, TopicID: topicID, ContentType: text, Key: text, TraceParent: text,
 			Headers: map[string]string{text: text}, Payload: json.RawMessage(`{"payload":0,"offset":0}`), Offset: 5,

@@ -25,8 +25,11 @@ const (
 func (m DeliveryMeta) Metadata() map[string]string { return fromPairs(m.AppendPairs(nil)) }
 
 // AppendPairs appends what [DeliveryMeta.Metadata] returns as keys and values in
-// turn, ours first.
+// turn, ours last: where a key came twice, ours would win.
 func (m DeliveryMeta) AppendPairs(dst []string) []string {
+	for name, value := range m.Headers {
+		dst = append(dst, name, value)
+	}
 	dst = appendPair(dst, headerTenant, m.TenantID)
 	dst = appendPair(dst, headerKey, m.Key)
 	dst = appendPair(dst, headerContentType, m.ContentType)
@@ -34,9 +37,6 @@ func (m DeliveryMeta) AppendPairs(dst []string) []string {
 	dst = appendPair(dst, headerTraceParent, m.TraceParent)
 	if m.ExpiresAtMs != 0 {
 		dst = append(dst, headerExpiresAtMs, strconv.FormatInt(m.ExpiresAtMs, 10))
-	}
-	for name, value := range m.Headers {
-		dst = append(dst, name, value)
 	}
 	return dst
 }

@@ -176,7 +176,7 @@ func dotted(p jsontext.Pointer) string {
 	return b.String()
 }
 
-// without is valid JSON with the values at some places blanked out.
+// without is valid JSON with the values of members at some places blanked out.
 func without(data []byte, places []string) []byte {
 	out := bytes.Clone(data)
 	dec := jsontext.NewDecoder(bytes.NewReader(data))
@@ -184,10 +184,8 @@ func without(data []byte, places []string) []byte {
 		if _, err := dec.ReadToken(); err != nil {
 			return out
 		}
+		// A member's place is first met with its name, and its value is then skipped.
 		at := string(dec.StackPointer())
-		if kind, length := dec.StackIndex(dec.StackDepth()); kind != '{' || length%2 == 0 {
-			continue // no member's name
-		}
 		if !slices.ContainsFunc(places, func(place string) bool { ok, _ := path.Match(place, at); return ok }) {
 			continue
 		}

@@ -91,13 +91,19 @@ func (l *Log) encodeSettled(c *call, a events.Append, d events.Delivery, meta []
 		d.SubscriptionID, a.ID, meta, frame.Head)
 }
 
-// idempotency returns the name under which an append is remembered, ” where the
-// caller gave no key. The name is a hash: what a caller writes is no part of ours.
+// idempotency returns the name under which an append is remembered, empty where the
+// caller gave no key. A key is good for one queue, whose shard remembers it: the same
+// key on another queue is another request wherever that one's shard is. The name is a
+// hash: what a caller writes is no part of ours.
 func (l *Log) idempotency(a events.Append) (key, fingerprint string) {
 	if a.Meta.IdempotencyKey == "" {
 		return "", ""
 	}
-	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(a.Event.Kind()) + "\x00" + a.Meta.IdempotencyKey))
+	queue := events.RefsOf(a.Event).TopicID
+	if e, creates := a.Event.(events.TopicCreated); creates {
+		queue = e.Name
+	}
+	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(a.Event.Kind()) + "\x00" + queue + "\x00" + a.Meta.IdempotencyKey))
 	return hex.EncodeToString(sum[:]), a.Meta.Fingerprint
 }
 

@@ -26,6 +26,24 @@ func payloadBytes(leased []events.Leased) int {
 	return n
 }
 
+// listen runs the log and returns once it hears wake-ups: the first thing that it
+// does is to wake every poll.
+func (b *testBundle) listen(ctx context.Context, t testing.TB) {
+	t.Helper()
+	go b.log.Run(ctx)
+	s := b.log.shards[0]
+	heard := s.folded.wait(1)
+	require.Eventually(t, func() bool {
+		_ = b.client.Publish(ctx, s.keys.wake(), "f 1").Err()
+		select {
+		case <-heard.done:
+			return true
+		default:
+			return false
+		}
+	}, 10*time.Second, time.Millisecond)
+}
+
 // A clock that was set back makes Redis count sequence numbers up; positions have
 // room for a million of them.
 func TestTheLogGoesOnWhileTheClockIsBehind(t *testing.T) {
@@ -84,7 +102,7 @@ func TestAPollThatStoppedAtItsByteLimitPassesTheTurn(t *testing.T) {
 	req.MessagesMax, req.BytesMax = 100, 1000
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go b.log.Run(ctx)
+	b.listen(ctx, t)
 	// given two polls that wait
 	began := time.Now()
 	var polls sync.WaitGroup
@@ -130,7 +148,7 @@ func TestAPollOfAStaleSubscriptionPassesTheTurn(t *testing.T) {
 	stale, good := topic.subscription(t, "g", "earliest"), topic.subscription(t, "g", "earliest")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go b.log.Run(ctx)
+	b.listen(ctx, t)
 	// given two polls that wait, of which the first one's subscription changes
 	p := b.log.hub.enter(topic.id, "g")
 	defer b.log.hub.leave(topic.id, "g", p)

@@ -157,6 +157,13 @@ func TestIdempotencyKeys(t *testing.T) {
 	require.Equal(t, first.ID, out[1].ID)
 	require.Equal(t, out[0].Position, out[1].Position)
 	require.Equal(t, events.StatusKeyReused, out[2].Status)
+	// on another queue the key is another one, whether or not it shares the shard
+	for _, name := range []string{"invoices", "returns", "stock"} {
+		elsewhere := b.topic(t, name, 1)
+		once := elsewhere.message(t, 0, `3`)
+		once.Meta = events.Meta{IdempotencyKey: "key", Fingerprint: "cc"}
+		require.Equal(t, events.StatusAppended, b.append(t, elsewhere.shard, once)[0].Status)
+	}
 }
 
 func TestGuards(t *testing.T) {
