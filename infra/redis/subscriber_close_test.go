@@ -65,6 +65,19 @@ func TestCloseGivesUpAtItsLimit(t *testing.T) {
 	require.Equal(t, int64(2), deliveryOf(t, again).Count)
 }
 
+func TestTheLimitHoldsWhileAReadIsUnderWay(t *testing.T) {
+	t.Parallel()
+	f := newGroupFixture(t)
+	// given a read that waits for longer than Close may, and a message in flight
+	s := f.subscriber(t, "c", func(c *SubscriberConfig) { c.Block, c.DrainTimeout = 500*time.Millisecond, 10*time.Millisecond })
+	ch := f.subscribe(t, s)
+	f.publish(t, "1")
+	m := receive(t, ch)
+	waitClosed(t, closing(s))
+	requireClosed(t, ch)
+	require.ErrorIs(t, m.Context().Err(), context.Canceled)
+}
+
 func TestWhatWasNotHandedOutCanBeHadByOthersAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newGroupFixture(t)

@@ -73,11 +73,11 @@ func (s *subscription) run(ctx context.Context, closing <-chan struct{}) {
 // drain waits until nothing is read any more and nothing is in flight, at most for
 // DrainTimeout.
 func (s *subscription) drain(fetched <-chan struct{}) {
-	limit := time.NewTimer(s.cfg.DrainTimeout)
-	defer limit.Stop()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(s.work), s.cfg.DrainTimeout)
+	defer cancel()
 	select {
 	case <-fetched:
-	case <-limit.C:
+	case <-limit.Done():
 	}
 	for {
 		n, changed := s.window.load()
@@ -86,7 +86,7 @@ func (s *subscription) drain(fetched <-chan struct{}) {
 		}
 		select {
 		case <-changed:
-		case <-limit.C:
+		case <-limit.Done():
 			s.logger.Warn("subscription ends with messages in flight, which will be delivered again",
 				"messages", n, "limit", s.cfg.DrainTimeout)
 			return
