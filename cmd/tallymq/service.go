@@ -58,6 +58,8 @@ type service struct {
 	logger *slog.Logger
 	pool   *pgxpool.Pool
 	redis  *goredis.Client
+	// readers is redis' client for those who wait for the log.
+	readers *goredis.Client
 	// handler is what answers requests: 503 until the stores are ready.
 	handler atomic.Pointer[http.Handler]
 	ready   atomic.Bool
@@ -152,6 +154,9 @@ func (s *service) close(stopWork context.CancelFunc) {
 	if s.redis != nil {
 		_ = s.redis.Close()
 	}
+	if s.readers != nil {
+		_ = s.readers.Close()
+	}
 	if s.pool != nil {
 		s.pool.Close()
 	}
@@ -161,6 +166,9 @@ func (s *service) close(stopWork context.CancelFunc) {
 func (s *service) start(ctx, work context.Context) error {
 	var err error
 	if s.redis, err = redis.Open(s.cfg.RedisURL); err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	if s.readers, err = redis.OpenReaders(s.cfg.RedisURL, s.cfg.Shards); err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}
 	if s.pool, err = postgres.Open(work, s.cfg.DatabaseURL); err != nil {
@@ -182,7 +190,7 @@ func (s *service) start(ctx, work context.Context) error {
 		}
 	}
 	s.log = redis.New(redis.Config{
-		Client: s.redis, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, IdempotencyTTL: idempotencyTTL,
+		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, Logger: s.logger,
 	})
 	s.dispatcher = commands.NewDispatcher(s.log, commands.Config{

@@ -27,10 +27,20 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 var quieten = sync.OnceFunc(func() { goredis.SetLogger(quiet{}) })
 
+// OpenReaders returns a client like [Open]'s whose connections are for so many
+// readers that wait: none of them keeps another, or a writer, waiting.
+func OpenReaders(url string, readers int) (*goredis.Client, error) {
+	return open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize = 0, readers+1 })
+}
+
 // Open returns a client for a redis:// or rediss:// URL. It never repeats a
 // command by itself (a repeated XADD is a duplicate) and obeys its context's
 // deadline. It does not connect yet: see [WaitReady].
 func Open(url string) (*goredis.Client, error) {
+	return open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize = poolIdleMin, poolMax })
+}
+
+func open(url string, pool func(*goredis.Options)) (*goredis.Client, error) {
 	options, err := goredis.ParseURL(url)
 	if err != nil {
 		return nil, fmt.Errorf("REDIS_URL: %w", err)
@@ -38,8 +48,7 @@ func Open(url string) (*goredis.Client, error) {
 	quieten()
 	options.MaxRetries = -1
 	options.ContextTimeoutEnabled = true
-	options.MinIdleConns = poolIdleMin
-	options.PoolSize = poolMax
+	pool(options)
 	options.PoolTimeout = commandTimeout
 	options.DialTimeout = 2 * time.Second
 	options.ReadTimeout = commandTimeout

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -124,18 +123,20 @@ func (l *Log) WaitFolded(ctx context.Context, shardNo int, position events.Posit
 // Folded returns how far a shard was folded by the last announcement, 0 if there
 // was none. It is a lower bound: Postgres knows exactly.
 func (l *Log) Folded(ctx context.Context, shardNo int) (events.Position, error) {
-	v, err := l.client.Get(ctx, l.shards[shardNo].keys.folded()).Result()
+	at, err := storedPosition(ctx, l.client, l.shards[shardNo].keys.folded())
+	if err != nil {
+		return 0, fmt.Errorf("folded position: %w", err)
+	}
+	return at, nil
+}
+
+// storedPosition reads a position from a key, 0 where there is none.
+func storedPosition(ctx context.Context, client goredis.UniversalClient, key string) (events.Position, error) {
+	n, err := client.Get(ctx, key).Int64()
 	if errors.Is(err, goredis.Nil) {
-		return 0, nil
+		err = nil
 	}
-	if err != nil {
-		return 0, fmt.Errorf("folded position: %w", err)
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("folded position: %w", err)
-	}
-	return events.Position(n), nil
+	return events.Position(n), err
 }
 
 // Announce tells every instance that a shard is folded up to a position. Waits on
@@ -245,6 +246,10 @@ func (l *Log) TrimLog(ctx context.Context, shardNo int, folded events.Position) 
 		if p, err := parsePosition(finished); err == nil && p < floor {
 			floor = p
 		}
+	}
+	// Noted before it is done: see [LogReader].
+	if err := l.client.Set(ctx, l.shards[shardNo].keys.trimmed(), int64(floor), 0).Err(); err != nil {
+		return 0, fmt.Errorf("trim log: %w", err)
 	}
 	n, err := l.client.XTrimMinIDApprox(ctx, key, entryID(floor), 0).Result()
 	if err != nil {

@@ -21,6 +21,7 @@ func (k keys) names() string                 { return k.prefix + "names" }
 func (k keys) topic(id string) string        { return k.prefix + "topic:" + id }
 func (k keys) subscription(id string) string { return k.prefix + "sub:" + id }
 func (k keys) folded() string                { return k.prefix + "folded" }
+func (k keys) trimmed() string               { return k.prefix + "trimmed" }
 func (k keys) wake() string                  { return k.prefix + "wake" }
 
 // QueueStream is the key of the stream that holds a topic's partition. Entries

@@ -31,17 +31,19 @@ func payloadBytes(leased []events.Leased) int {
 func (b *testBundle) listen(ctx context.Context, t testing.TB) {
 	t.Helper()
 	go b.log.Run(ctx)
-	s := b.log.shards[0]
-	heard := s.folded.wait(1)
-	require.Eventually(t, func() bool {
-		_ = b.client.Publish(ctx, s.keys.wake(), "f 1").Err()
-		select {
-		case <-heard.done:
-			return true
-		default:
-			return false
-		}
-	}, 10*time.Second, time.Millisecond)
+	// Channels are confirmed one by one, and each confirmation wakes everybody.
+	for _, s := range b.log.shards {
+		heard := s.folded.wait(1)
+		require.Eventually(t, func() bool {
+			_ = b.client.Publish(ctx, s.keys.wake(), "f 1").Err()
+			select {
+			case <-heard.done:
+				return true
+			default:
+				return false
+			}
+		}, 10*time.Second, time.Millisecond)
+	}
 }
 
 // A clock that was set back makes Redis count sequence numbers up; positions have

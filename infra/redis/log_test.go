@@ -316,3 +316,18 @@ func TestFinishedMessagesAreTrimmedAndUnfinishedOnesKept(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, held+4000, now)
 }
+
+func TestAReaderThatWouldMissSomethingSaysSo(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	topic := b.topic(t, "orders", 1)
+	out := b.append(t, topic.shard, topic.message(t, 0, `1`), topic.message(t, 0, `2`), topic.message(t, 0, `3`))
+	_, err := b.log.TrimLog(t.Context(), topic.shard, out[1].Position)
+	require.NoError(t, err)
+	stream := LogStream(b.prefix, topic.shard)
+	_, err = b.log.Reader(topic.shard, out[0].Position).Subscribe(t.Context(), stream)
+	require.ErrorIs(t, err, ErrTrimmed)
+	messages, err := b.log.Reader(topic.shard, out[1].Position).Subscribe(t.Context(), stream)
+	require.NoError(t, err)
+	require.Equal(t, out[2].ID, (<-messages).UUID)
+}

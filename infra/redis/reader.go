@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -32,23 +33,40 @@ const (
 // nothing here and many messages are under way at once. Each message carries
 // events.MetaShard and events.MetaPosition.
 type LogReader struct {
-	client goredis.UniversalClient
-	shard  int
-	after  events.Position
-	logger *slog.Logger
+	client  goredis.UniversalClient
+	shard   int
+	after   events.Position
+	trimmed string
+	logger  *slog.Logger
 }
+
+// ErrTrimmed reports that the log no longer holds what comes after a position.
+var ErrTrimmed = errors.New("the log was trimmed past the position to read from")
 
 var _ message.Subscriber = (*LogReader)(nil)
 
 // Reader returns a subscriber to a shard's log that starts after a position.
 // Subscribe it to [LogStream].
 func (l *Log) Reader(shardNo int, after events.Position) *LogReader {
-	return &LogReader{client: l.client, shard: shardNo, after: after, logger: l.cfg.Logger}
+	client := l.cfg.Readers
+	if client == nil {
+		client = l.client
+	}
+	return &LogReader{client: client, shard: shardNo, after: after, trimmed: l.shards[shardNo].keys.trimmed(), logger: l.cfg.Logger}
 }
 
 // Subscribe follows the stream until ctx ends; then the channel is closed. While
-// Redis is away it waits and goes on.
+// Redis is away it waits and goes on. ErrTrimmed says that there would be a gap: the
+// log was folded further than the reader knows, so what it keeps its position in has
+// lost something (a Postgres restored from a backup).
 func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *message.Message, error) {
+	trimmed, err := storedPosition(ctx, r.client, r.trimmed)
+	if err != nil {
+		return nil, fmt.Errorf("read the log of shard %d: %w", r.shard, err)
+	}
+	if trimmed > r.after {
+		return nil, fmt.Errorf("read the log of shard %d after %d: %w, up to %d", r.shard, r.after, ErrTrimmed, trimmed)
+	}
 	out := make(chan *message.Message, readAhead)
 	go func() {
 		defer close(out)

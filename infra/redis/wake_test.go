@@ -91,7 +91,7 @@ func TestAConnectionForWakeUpsThatHangsIsNoticed(t *testing.T) {
 		Client: through, Prefix: b.prefix, Shards: 2, IdempotencyTTL: time.Minute, Logger: slog.New(slog.DiscardHandler),
 		DecodeTopic: decodeState, DecodeSubscription: decodeState,
 	})
-	behind.wakeSilence = 50 * time.Millisecond
+	behind.wakeSilence = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { behind.Run(ctx) })
