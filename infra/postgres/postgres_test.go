@@ -87,7 +87,7 @@ func insert(t *testing.T, pool *pgxpool.Pool, at time.Time) string {
 	id := MessageIDBound(at) + "-7000-8000-000000000001"
 	position := at.UnixMilli() << 20
 	for _, sql := range []string{
-		`INSERT INTO message_records (message_id, id, topic_id, tenant_id, shard, position) VALUES ($1::text, $1::text::uuid, gen_random_uuid(), 0, $2::bigint)`,
+		`INSERT INTO message_records (message_id, id, topic_id, tenant_id, shard, position) VALUES ($1::text, $1::text::uuid, gen_random_uuid(), gen_random_uuid(), 0, $2::bigint)`,
 		`INSERT INTO consumption_records (message_id, id, subscription_id, consumer_instance, status, tenant_id, attempt, offset_value) VALUES ($1::text, $1::text::uuid, gen_random_uuid(), 'c', 'success', gen_random_uuid(), 1, $2::bigint)`,
 		`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, message_id, version, occurred_at, metadata, data)
 		 VALUES (0, $2::bigint, 'message', $1::text::uuid, 'message.published', gen_random_uuid(), $1::text, 0, now(), '{}', '{}')`,
