@@ -251,8 +251,8 @@ func TestAnEventThatCannotBeFoldedStopsTheShard(t *testing.T) {
 	require.Never(t, func() bool { return len(committed) > 0 && <-committed > broken[bad-1].Position }, time.Second, 50*time.Millisecond)
 	stop()
 	// and goes on where it stopped once the event can be read
-	committed, _ = b.projector(t, h.source())
-	awaitPosition(t, committed, h.records[len(h.records)-1].Position)
+	resumed, _ := b.projector(t, h.source())
+	awaitPosition(t, resumed, h.records[len(h.records)-1].Position)
 	require.True(t, b.verify(t, 100).OK())
 }
 
