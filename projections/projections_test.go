@@ -2,7 +2,9 @@ package projections
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/infra/postgres"
 )
 
 // foldAll folds a history in batches of a size.
@@ -344,4 +347,45 @@ func BenchmarkCommit(b *testing.B) {
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
 		})
 	}
+}
+
+// Retention takes history and rows of whole days; what is left still equals its fold.
+func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	now := time.Now().UTC()
+	const day = 24 * time.Hour
+	h := newHistory(t, 2)
+	h.at = events.MakePosition(now.Add(-10*day).UnixMilli(), 0)
+	consume := func(id string, group int) {
+		require.NoError(t, postgres.EnsurePartitions(t.Context(), b.pool, h.at.Time()))
+		m := events.MessagePublished{
+			MessageID: id, TopicID: h.topicID, ContentType: "application/json", Payload: json.RawMessage("1"), Offset: h.offsets,
+		}
+		h.offsets++
+		h.add(m, id, 0)
+		h.add(events.MessageConsumed{Delivery: h.delivery(m, group, 1)}, newID(t), 0)
+	}
+	consume(postgres.MessageIDBound(h.at.Time())+"-7000-8000-000000000001", 0)
+	h.at = events.MakePosition(now.UnixMilli(), 0)
+	consume(newID(t), 1)
+	b.foldAll(t, h, 1000)
+	require.NoError(t, postgres.DropExpired(t.Context(), b.pool, now, 3*day, slog.New(slog.DiscardHandler)))
+	require.Len(t, b.dump(t)["message_records"], 1)
+
+	o := VerifyOptions{Shards: 1, Batch: 100}
+	report, err := Verify(t.Context(), b.conn(t), o)
+	require.NoError(t, err)
+	require.False(t, report.OK(), "the old group's last_consumed_at has lost its event")
+	o.Horizon = now.Add(-2 * day).Truncate(day)
+	o.HorizonBound = postgres.MessageIDBound(o.Horizon)
+	report, err = Verify(t.Context(), b.conn(t), o)
+	require.NoError(t, err)
+	require.True(t, report.OK(), report)
+	// and a fault in what is left is still found
+	_, err = b.pool.Exec(t.Context(), `UPDATE message_subscriptions SET last_consumed_at = last_consumed_at + interval '1 second' WHERE consumer_group = 'g1'`)
+	require.NoError(t, err)
+	report, err = Verify(t.Context(), b.conn(t), o)
+	require.NoError(t, err)
+	require.False(t, report.OK())
 }
