@@ -16,12 +16,15 @@ type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// ReadHistory returns up to limit events of a shard that stand after a position,
-// in order.
+// ReadHistory returns up to limit events of a shard that stand after a position, in
+// order, and no more after [BatchBytesMax] of them.
 func ReadHistory(ctx context.Context, q Querier, shard int, after events.Position, limit uint64) ([]events.Record, error) {
-	sql, args, err := squirrel.Select("position", "event_id::text", "kind", "tenant_id::text", "version", "metadata::text", "data::text").
-		From("event_history").Where(squirrel.Eq{"shard": shard}).Where(squirrel.Gt{"position": int64(after)}).
-		OrderBy("position").Limit(limit).PlaceholderFormat(squirrel.Dollar).ToSql()
+	page := squirrel.Select("position", "event_id", "kind", "tenant_id", "version", "metadata", "data::text AS data").
+		From("event_history").Where(squirrel.Eq{"shard": shard}).Where(squirrel.Gt{"position": int64(after)}).OrderBy("position").Limit(limit)
+	weighed := squirrel.Select("*", "sum(octet_length(data)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS weight").FromSelect(page, "h")
+	sql, args, err := squirrel.Select("position", "event_id::text", "kind", "tenant_id::text", "version", "metadata::text", "data").
+		FromSelect(weighed, "w").Where("weight - octet_length(data) < ?", BatchBytesMax).
+		OrderBy("position").PlaceholderFormat(squirrel.Dollar).ToSql()
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
 	}

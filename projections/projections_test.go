@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -377,8 +378,7 @@ func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
 	report, err := Verify(t.Context(), b.conn(t), o)
 	require.NoError(t, err)
 	require.False(t, report.OK(), "the old group's last_consumed_at has lost its event")
-	o.Horizon = now.Add(-2 * day).Truncate(day)
-	o.HorizonBound = postgres.MessageIDBound(o.Horizon)
+	o.HorizonSetting, o.MessageIDBound = postgres.HorizonSetting, postgres.MessageIDBound
 	report, err = Verify(t.Context(), b.conn(t), o)
 	require.NoError(t, err)
 	require.True(t, report.OK(), report)
@@ -388,4 +388,44 @@ func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
 	report, err = Verify(t.Context(), b.conn(t), o)
 	require.NoError(t, err)
 	require.False(t, report.OK())
+}
+
+func TestHistoryIsReadInPagesOfBoundedWeight(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	h := newHistory(t, 1)
+	large, err := json.Marshal(strings.Repeat("x", 3<<20))
+	require.NoError(t, err)
+	for range 5 {
+		id := newID(t)
+		h.add(events.MessagePublished{MessageID: id, TopicID: h.topicID, ContentType: "application/json", Payload: large, Offset: h.offsets}, id, 0)
+		h.offsets++
+	}
+	b.foldAll(t, h, 2)
+	page, err := ReadHistory(t.Context(), b.pool, 0, 0, 1000)
+	require.NoError(t, err)
+	require.Len(t, page, 2+3, "the topic, the subscription, and messages up to the one that passes 8 MiB")
+	rest, err := ReadHistory(t.Context(), b.pool, 0, page[len(page)-1].Position, 1000)
+	require.NoError(t, err)
+	require.Len(t, rest, 2)
+	require.True(t, b.verify(t, 1000).OK())
+}
+
+// Partitions are made and dropped while a projector folds, and neither waits for the
+// other in a circle.
+func TestPartitionsComeAndGoWhileItFolds(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	h := life(t, 600, 9)
+	committed, _ := b.projector(t, h.source())
+	for n := range 40 {
+		at := time.Now().AddDate(0, 0, 10+5*n)
+		require.NoError(t, postgres.EnsurePartitions(t.Context(), b.pool, at))
+		require.NoError(t, postgres.DropExpired(t.Context(), b.pool, time.Now().AddDate(0, 0, -20), time.Hour, slog.New(slog.DiscardHandler)))
+	}
+	awaitPosition(t, committed, h.records[len(h.records)-1].Position)
+	var deadlocks int
+	require.NoError(t, b.pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_database WHERE datname = current_database() AND deadlocks > 0`).Scan(&deadlocks))
+	require.Zero(t, deadlocks)
+	require.True(t, b.verify(t, 500).OK())
 }

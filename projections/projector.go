@@ -32,8 +32,11 @@ const (
 	// commitTimeout bounds one transaction, so that a Postgres that hangs is an
 	// error and not a stuck shard.
 	commitTimeout = 30 * time.Second
-	backoffMin    = 100 * time.Millisecond
-	backoffMax    = 2 * time.Second
+	// statementTimeout bounds what is small: a stand-by whose connection is dead
+	// without a word is none.
+	statementTimeout = 5 * time.Second
+	backoffMin       = 100 * time.Millisecond
+	backoffMax       = 2 * time.Second
 )
 
 // Config is what a [Projector] needs.
@@ -107,8 +110,10 @@ func (p *Projector) runOnce(ctx context.Context) error {
 func lock(ctx context.Context, conn *pgx.Conn, shard int) error {
 	for {
 		var held bool
-		err := conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('tallymq:projector:' || current_schema() || ':' || $1::text, 0))`,
-			fmt.Sprintf("%s/%d", Name, shard)).Scan(&held)
+		err := withTimeout(ctx, func(ctx context.Context) error {
+			return conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('tallymq:projector:' || current_schema() || ':' || $1::text, 0))`,
+				fmt.Sprintf("%s/%d", Name, shard)).Scan(&held)
+		})
 		if err != nil {
 			return fmt.Errorf("lock shard %d: %w", shard, err)
 		}
@@ -123,11 +128,19 @@ func lock(ctx context.Context, conn *pgx.Conn, shard int) error {
 	}
 }
 
+func withTimeout(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
+	defer cancel()
+	return do(ctx)
+}
+
 func checkpoint(ctx context.Context, conn *pgx.Conn, shard int) (events.Position, error) {
 	var at int64
-	err := conn.QueryRow(ctx, `
+	err := withTimeout(ctx, func(ctx context.Context) error {
+		return conn.QueryRow(ctx, `
 WITH made AS (INSERT INTO projection_checkpoints (projection, shard, position) VALUES ($1, $2, 0) ON CONFLICT DO NOTHING RETURNING position)
 SELECT position FROM made UNION ALL SELECT position FROM projection_checkpoints WHERE projection = $1 AND shard = $2`, Name, shard).Scan(&at)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("checkpoint of shard %d: %w", shard, err)
 	}

@@ -49,11 +49,13 @@ type VerifyOptions struct {
 	Shards int
 	// Batch is how many events are folded at once; it must make no difference.
 	Batch uint64
-	// Horizon is since when everything is kept; zero is for ever. Messages from
-	// before it are not compared: retention has dropped what they came from.
-	Horizon time.Time
-	// HorizonBound is the horizon as a bound of message ids.
-	HorizonBound string
+	// HorizonSetting is the store setting that says since when everything is kept; no
+	// value is for ever. What is older, and a day more (a message's id and its event
+	// may lie on either side of midnight), is not compared: retention has dropped what
+	// it came from.
+	HorizonSetting string
+	// MessageIDBound is the least message id that can be of an instant or later.
+	MessageIDBound func(time.Time) string
 	// Progress is told of the events folded so far; may be nil.
 	Progress func(events int64)
 }
@@ -77,13 +79,17 @@ func Verify(ctx context.Context, conn *pgx.Conn, o VerifyOptions) (Report, error
 				return fmt.Errorf("verify: %w", err)
 			}
 		}
+		horizon, err := horizonOf(ctx, tx, o.HorizonSetting)
+		if err != nil {
+			return err
+		}
 		for shard := range o.Shards {
 			if err := refold(ctx, tx, shard, o, &report); err != nil {
 				return err
 			}
 		}
 		for _, table := range readTables {
-			t, err := compare(ctx, tx, schema, table, o)
+			t, err := compare(ctx, tx, schema, table, horizon, o)
 			if err != nil {
 				return err
 			}
@@ -95,6 +101,21 @@ func Verify(ctx context.Context, conn *pgx.Conn, o VerifyOptions) (Report, error
 		err = nil
 	}
 	return report, err
+}
+
+// horizonOf reads since when rows can be compared, in the same snapshot; zero is for
+// ever.
+func horizonOf(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error) {
+	var value string
+	err := tx.QueryRow(ctx, `SELECT coalesce((SELECT value FROM store_settings WHERE name = $1), '')`, setting).Scan(&value)
+	if err != nil || value == "" {
+		return time.Time{}, err //nolint:wrapcheck // the caller's own transaction
+	}
+	at, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return at, fmt.Errorf("verify: setting %s: %w", setting, err)
+	}
+	return at.Add(24 * time.Hour), nil
 }
 
 // errRollback ends a verification: it leaves nothing behind.
@@ -132,23 +153,23 @@ func refold(ctx context.Context, tx pgx.Tx, shard int, o VerifyOptions, report *
 
 // comparison returns the select list and the condition under which a table's rows
 // can be compared: what retention has dropped cannot.
-func comparison(table string, o VerifyOptions) (columns, where string) {
-	if o.Horizon.IsZero() {
+func comparison(table string, horizon time.Time, o VerifyOptions) (columns, where string) {
+	if horizon.IsZero() {
 		return "*", ""
 	}
 	switch table {
 	case "message_records", "consumption_records":
-		return "*", fmt.Sprintf(" WHERE message_id >= '%s'", o.HorizonBound)
+		return "*", fmt.Sprintf(" WHERE message_id >= '%s'", o.MessageIDBound(horizon))
 	case "message_subscriptions":
-		at := o.Horizon.UTC().Format(time.RFC3339)
+		at := horizon.UTC().Format(time.RFC3339)
 		return fmt.Sprintf("(to_jsonb(t) - 'last_consumed_at') AS subscription, CASE WHEN last_consumed_at >= '%s' THEN last_consumed_at END AS last", at), ""
 	}
 	return "*", ""
 }
 
-func compare(ctx context.Context, tx pgx.Tx, schema, table string, o VerifyOptions) (TableReport, error) {
+func compare(ctx context.Context, tx pgx.Tx, schema, table string, horizon time.Time, o VerifyOptions) (TableReport, error) {
 	t := TableReport{Table: table}
-	columns, where := comparison(table, o)
+	columns, where := comparison(table, horizon, o)
 	folded := fmt.Sprintf("SELECT %s FROM pg_temp.%s t%s", columns, table, where)
 	// The order of columns is the same: the temporary table was made LIKE the live one.
 	live := fmt.Sprintf("SELECT %s FROM %s.%s t%s", columns, schema, table, where)

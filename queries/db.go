@@ -7,6 +7,7 @@ import (
 
 	"github.com/Masterminds/squirrel"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // DB is what queries run on: a pool, a connection or a transaction.
@@ -16,6 +17,25 @@ type DB interface {
 
 // ErrNotFound reports that the tenant has no such row.
 var ErrNotFound = errors.New("not found")
+
+// ErrUnavailable reports that Postgres did not answer, or not now.
+var ErrUnavailable = errors.New("the database does not answer")
+
+// passing are the classes of errors that pass by themselves (PostgreSQL manual,
+// appendix A): connection, transaction rollback, resources, lock, operator, system.
+var passing = map[string]bool{"08": true, "40": true, "53": true, "55": true, "57": true, "58": true} //nolint:gochecknoglobals // constant
+
+// classify marks errors that pass. What Postgres refuses, or what does not fit our
+// structs, is a fault.
+func classify(err error) error {
+	if refused, ok := errors.AsType[*pgconn.PgError](err); ok && !passing[refused.Code[:2]] {
+		return err
+	}
+	if _, ok := errors.AsType[pgx.ScanArgError](err); ok {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
 
 // Page asks for a part of a list.
 type Page struct {
@@ -35,11 +55,11 @@ func collect[T any](ctx context.Context, db DB, what string, q squirrel.Sqlizer)
 	}
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
-		return nil, fmt.Errorf("query %s: %w", what, err)
+		return nil, fmt.Errorf("query %s: %w", what, classify(err))
 	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[T])
 	if err != nil {
-		return nil, fmt.Errorf("query %s: %w", what, err)
+		return nil, fmt.Errorf("query %s: %w", what, classify(err))
 	}
 	return list, nil
 }

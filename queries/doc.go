@@ -2,9 +2,9 @@
 // structs. It knows nothing of events or commands.
 //
 // It guarantees that a caller sees its own tenant's rows only (every query has the
-// tenant in its condition), that lists are read by keyset and cost the same on
-// every page, and that no query reads more rows than its page has, but for filters
-// that hardly any row passes; the pool's statement timeout bounds those.
+// tenant in its condition), and that lists are read by keyset and cost the same on
+// every page. What a query costs beyond its page is said where it is; the caller's
+// context bounds it, on the server too.
 //
 // It imports pgx and squirrel, nothing of TallyMQ.
 package queries

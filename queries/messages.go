@@ -11,7 +11,8 @@ import (
 	"github.com/Masterminds/squirrel"
 )
 
-// Message is a row of message_records, with its queue's name.
+// Message is a row of message_records, with its queue's name. In lists Payload is nil:
+// a page of large payloads would not fit in memory.
 type Message struct {
 	MessageID     string
 	TopicID       string
@@ -35,10 +36,13 @@ type Message struct {
 	TraceID       *string
 }
 
-var messageColumns = []string{ //nolint:gochecknoglobals // constant
-	"m.message_id", "m.topic_id::text", "t.name", "m.message_key", "m.correlation_id", "m.headers", "m.payload::text", "m.payload_size",
-	"m.content_type", "m.partition_id", "m.offset_value", "m.status", "m.retry_count", "m.published_at", "m.scheduled_at",
-	"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id",
+// messageColumns are what a message is read from; payload is where its payload is.
+func messageColumns(payload string) []string {
+	return []string{
+		"m.message_id", "m.topic_id::text", "t.name", "m.message_key", "m.correlation_id", "m.headers", payload, "m.payload_size",
+		"m.content_type", "m.partition_id", "m.offset_value", "m.status", "m.retry_count", "m.published_at", "m.scheduled_at",
+		"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id",
+	}
 }
 
 // MessageFilter narrows a list of messages; zero fields do not.
@@ -53,13 +57,14 @@ type MessageFilter struct {
 	IDFrom, IDTo string
 }
 
-// Messages lists a tenant's messages, newest first. The key of a page is the last
-// message id. Queue by queue (LATERAL) the index has them in that order, so a page
-// reads about as many rows as it shows.
+// Messages lists a tenant's messages, newest first, without payloads. The key of a
+// page is the last message id. The index has the ids of each queue in that order, so
+// at most a page of ids is read for each of the tenant's queues, and rows only for the
+// page itself; a filter that hardly any message passes reads more.
 func Messages(ctx context.Context, db DB, tenantID string, f MessageFilter, page Page) (list []Message, next bool, err error) {
 	limit := uint64(page.Limit) + 1 //nolint:gosec // a limit is positive
-	of := squirrel.Select("*").From("message_records r").
-		Where("r.tenant_id = t.tenant_id AND r.topic_id = t.id").OrderBy("r.message_id DESC").Limit(limit)
+	of := squirrel.Select("r.message_id").From("message_records r").
+		Where("r.tenant_id = q.tenant_id AND r.topic_id = q.id").OrderBy("r.message_id DESC").Limit(limit)
 	of = of.Where(f.conditions())
 	if len(page.After) > 0 {
 		of = of.Where("r.message_id < ?", page.After[0])
@@ -68,11 +73,13 @@ func Messages(ctx context.Context, db DB, tenantID string, f MessageFilter, page
 	if err != nil {
 		return nil, false, fmt.Errorf("query messages: %w", err)
 	}
-	q := sq.Select(messageColumns...).From("message_topics t").JoinClause("CROSS JOIN LATERAL ("+inner+") m", args...).
-		Where("t.tenant_id = ?::text::uuid", tenantID).OrderBy("m.message_id DESC").Limit(limit)
+	ids := squirrel.Select("k.message_id").From("message_topics q").JoinClause("CROSS JOIN LATERAL ("+inner+") k", args...).
+		Where("q.tenant_id = ?::text::uuid", tenantID).OrderBy("k.message_id DESC").Limit(limit)
 	if f.Queue != "" {
-		q = q.Where(`t.name COLLATE "C" = ? AND t.status <> 'archived'`, f.Queue)
+		ids = ids.Where(`q.name COLLATE "C" = ? AND q.status <> 'archived'`, f.Queue)
 	}
+	q := sq.Select(messageColumns("NULL::text")...).FromSelect(ids, "p").
+		Join("message_records m ON m.message_id = p.message_id").Join("message_topics t ON t.id = m.topic_id").OrderBy("m.message_id DESC")
 	list, err = collect[Message](ctx, db, "messages", q)
 	list, next = more(list, page.Limit)
 	return list, next, err
@@ -97,7 +104,7 @@ func (f MessageFilter) conditions() squirrel.And {
 
 // MessageByID returns a tenant's message, or ErrNotFound.
 func MessageByID(ctx context.Context, db DB, tenantID, messageID string) (Message, error) {
-	q := sq.Select(messageColumns...).From("message_records m").Join("message_topics t ON t.id = m.topic_id").
+	q := sq.Select(messageColumns("m.payload::text")...).From("message_records m").Join("message_topics t ON t.id = m.topic_id").
 		Where("m.message_id = ? AND m.tenant_id = ?::text::uuid", messageID, tenantID)
 	return one(collect[Message](ctx, db, "message", q))
 }

@@ -70,10 +70,10 @@ func SubscriptionByID(ctx context.Context, db DB, tenantID, id string) (Subscrip
 	return one(collect[Subscription](ctx, db, "subscription", selectSubscriptions(tenantID).Where("s.id = ?::text::uuid", id)))
 }
 
-// CountSubscriptions returns how many subscriptions a queue has.
-func CountSubscriptions(ctx context.Context, db DB, topicID string) (int64, error) {
+// CountSubscriptions returns how many subscriptions a tenant's queue has.
+func CountSubscriptions(ctx context.Context, db DB, tenantID, topicID string) (int64, error) {
 	type count struct{ N int64 }
 	c, err := one(collect[count](ctx, db, "count of subscriptions",
-		sq.Select("count(*)").From("message_subscriptions").Where("topic_id = ?::text::uuid", topicID)))
+		sq.Select("count(*)").From("message_subscriptions").Where("topic_id = ?::text::uuid AND tenant_id = ?::text::uuid", topicID, tenantID)))
 	return c.N, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -197,4 +198,26 @@ func TestHealthByCommand(t *testing.T) {
 	require.NoError(t, health())
 	require.NoError(t, i.stop())
 	require.Error(t, health())
+}
+
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+func TestConsumeStopsWhereItCannotPrint(t *testing.T) {
+	t.Parallel()
+	i := start(t, testConfig(t), "")
+	i.queue("q", "")
+	sub := i.subscription("q", "g", "")
+	for range 3 {
+		i.post("/publish", `{"queue":"q","payload":1}`).is(201)
+	}
+	cmd := root()
+	cmd.SetOut(brokenPipe{})
+	cmd.SetErr(&bytes.Buffer{})
+	cmd.SetArgs([]string{"consume", "--subscription", sub, "--count", "2", "--url", i.url})
+	require.ErrorContains(t, cmd.ExecuteContext(t.Context()), "no space left")
+	// one pull was spent, and no more
+	state, _ := i.get("/queues/q").is(200)["state"].(map[string]any)
+	require.Equal(t, []any{2.0, 1.0}, []any{state["pending"], state["lag"]})
 }

@@ -72,7 +72,7 @@ func (c *consumer) run(ctx context.Context) error {
 		case err == nil:
 			wait = clientWaitMin
 			continue
-		case ctx.Err() != nil || (answered && !refused.passes()):
+		case ctx.Err() != nil || (answered && !refused.passes()) || errors.Is(err, errPrint):
 			return err
 		}
 		// Nothing is lost: what was leased and not acknowledged comes back.
@@ -87,6 +87,10 @@ func (c *consumer) run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errPrint says that messages cannot be printed: pulling more would only spend their
+// attempts.
+var errPrint = errors.New("cannot print")
 
 // step pulls, prints and acknowledges once and returns how many messages came.
 func (c *consumer) step(ctx context.Context) (int, error) {
@@ -111,7 +115,7 @@ func (c *consumer) step(ctx context.Context) (int, error) {
 	tokens := make([]string, len(pulled.Messages))
 	for i, m := range pulled.Messages {
 		if tokens[i], err = c.print(m); err != nil {
-			return 0, err
+			return 0, fmt.Errorf("%w (%d messages go back when their leases run out): %w", errPrint, len(tokens)-i, err)
 		}
 	}
 	// What is printed is acknowledged, even where Ctrl-C came meanwhile.

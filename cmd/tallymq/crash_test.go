@@ -38,7 +38,6 @@ const (
 
 // program is the real binary as a process that can be killed and started again.
 type program struct {
-	t    *testing.T
 	path string
 	env  []string
 	url  string
@@ -48,10 +47,10 @@ type program struct {
 	done chan struct{}
 }
 
-func (p *program) start() {
+func (p *program) start() error {
 	started := make(chan error, 1)
 	cmd := exec.Command(p.path, "serve") //nolint:gosec // built by the test
-	cmd.Env, cmd.Stderr = p.env, &bytes.Buffer{}
+	cmd.Env, cmd.Stderr = p.env, os.Stderr
 	cmd.SysProcAttr = dieWithParent()
 	done := make(chan struct{})
 	go func() {
@@ -63,10 +62,13 @@ func (p *program) start() {
 		}
 		close(done)
 	}()
-	require.NoError(p.t, <-started)
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", p.path, err)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cmd, p.done = cmd, done
+	return nil
 }
 
 func (p *program) kill() {
@@ -268,7 +270,7 @@ func (r *crashRun) strike(round string) {
 			case "a", "b":
 				i := r.instances[victim[0]-'a']
 				i.kill()
-				i.start()
+				err = i.start()
 			case "redis":
 				r.stores.redis.Kill()
 				err = r.stores.redis.Restart(context.Background())
@@ -292,10 +294,10 @@ func TestNothingIsLostWhateverIsKilled(t *testing.T) { //nolint:paralleltest // 
 	path := buildProgram(t)
 	for range 2 {
 		port := freePort(t)
-		i := &program{t: t, path: path, url: fmt.Sprintf("http://127.0.0.1:%d", port), env: append(os.Environ(),
+		i := &program{path: path, url: fmt.Sprintf("http://127.0.0.1:%d", port), env: append(os.Environ(),
 			"PORT="+strconv.Itoa(port), "DATABASE_URL="+r.stores.postgres.URL(), "REDIS_URL="+r.stores.redis.URL(),
 			"INTERNAL_SERVICE_TOKEN="+crashToken, "ACK_TIMEOUT_MS=2000", "LOG_LEVEL=error")}
-		i.start()
+		require.NoError(t, i.start())
 		t.Cleanup(i.kill)
 		r.instances = append(r.instances, i)
 	}

@@ -56,6 +56,8 @@ type filePublisher struct {
 	run      string
 	batches  int
 	accepted int
+	// refused counts lines; rejected are the first of them.
+	refused  int
 	rejected []rejection
 	bar      *progressbar.ProgressBar
 }
@@ -82,7 +84,7 @@ Lines that are refused are listed with their numbers, and the exit status is the
 			err = p.publish(cmd.Context(), in)
 			_ = p.bar.Clear()
 			p.summarize(cmd.ErrOrStderr(), time.Since(began))
-			if err == nil && len(p.rejected) > 0 {
+			if err == nil && p.refused > 0 {
 				err = exitError{status: 1}
 			}
 			return err
@@ -319,16 +321,18 @@ func (p *filePublisher) settle(batch []line, results []batchResult, last bool) (
 }
 
 func (p *filePublisher) reject(number int, reason string) {
-	p.rejected = append(p.rejected, rejection{number: number, reason: reason})
+	p.refused++
+	if len(p.rejected) < rejectedShown {
+		p.rejected = append(p.rejected, rejection{number: number, reason: reason})
+	}
 }
 
 func (p *filePublisher) summarize(w io.Writer, took time.Duration) {
-	_, _ = fmt.Fprintf(w, "%s, %d rejected\n", rate(p.accepted, "published", took), len(p.rejected))
-	for i, r := range p.rejected {
-		if i == rejectedShown {
-			_, _ = fmt.Fprintf(w, "  and %d more\n", len(p.rejected)-i)
-			break
-		}
+	_, _ = fmt.Fprintf(w, "%s, %d rejected\n", rate(p.accepted, "published", took), p.refused)
+	for _, r := range p.rejected {
 		_, _ = fmt.Fprintf(w, "  line %d: %s\n", r.number, r.reason)
+	}
+	if more := p.refused - len(p.rejected); more > 0 {
+		_, _ = fmt.Fprintf(w, "  and %d more\n", more)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/labstack/echo/v4"
+	"github.com/pressly/goose/v3"
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/tallymq/tallymq/commands"
@@ -49,6 +50,7 @@ const (
 	idempotencyTTL = 24 * time.Hour
 	// partitionCheck is how often partitions are made and dropped.
 	partitionCheck = time.Hour
+	partitionRetry = time.Minute
 	prepareRetry   = time.Second
 )
 
@@ -140,6 +142,7 @@ func (s *service) shutdown(server *http.Server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := server.Shutdown(ctx); err != nil {
+		_ = server.Close()
 		return fmt.Errorf("stop: requests still under way after %s were cut off: %w", drainTimeout, err)
 	}
 	return nil
@@ -178,8 +181,7 @@ func (s *service) start(ctx, work context.Context) error {
 		if err = s.prepare(ctx); err == nil {
 			break
 		}
-		// A store that went away meanwhile is waited for; anything else is final.
-		if ctx.Err() != nil || (s.redis.Ping(ctx).Err() == nil && s.pool.Ping(ctx) == nil) {
+		if ctx.Err() != nil || isFinal(err) {
 			return err
 		}
 		s.logger.Warn("starting; trying again", "error", err)
@@ -207,6 +209,16 @@ func (s *service) start(ctx, work context.Context) error {
 	return nil
 }
 
+// errFinal marks what no waiting mends.
+var errFinal = errors.New("cannot start")
+
+// isFinal reports whether an error at start is for a person to mend. All else is
+// waited for: a store may be restarting, full of connections, or locked for a moment.
+func isFinal(err error) bool {
+	_, migration := errors.AsType[*goose.PartialError](err)
+	return migration || errors.Is(err, errFinal) || errors.Is(err, redis.ErrForeignLog)
+}
+
 // prepare makes sure that the stores are there, belong together and are as this
 // program expects them.
 func (s *service) prepare(ctx context.Context) error {
@@ -220,14 +232,15 @@ func (s *service) prepare(ctx context.Context) error {
 		return err //nolint:wrapcheck // says what it does
 	}
 	if err := postgres.EnsurePartitions(ctx, s.pool, time.Now()); err != nil {
-		return err //nolint:wrapcheck // says what it does
+		// The default partitions take what has none of its own; it is tried again.
+		s.logger.Warn("partitions are not made yet", "error", err)
 	}
 	shards, err := postgres.FixSetting(ctx, s.pool, "shards", strconv.Itoa(s.cfg.Shards))
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
 	if shards != strconv.Itoa(s.cfg.Shards) {
-		return fmt.Errorf("SHARDS: is %d, but this store was first used with %s, which cannot be changed", s.cfg.Shards, shards)
+		return fmt.Errorf("%w: SHARDS: is %d, but this store was first used with %s, which cannot be changed", errFinal, s.cfg.Shards, shards)
 	}
 	epoch, err := postgres.FixSetting(ctx, s.pool, "log_epoch", newID())
 	if err != nil {
@@ -240,6 +253,7 @@ func (s *service) prepare(ctx context.Context) error {
 	if err := redis.CheckEpoch(ctx, s.redis, s.cfg.RedisKeyPrefix, epoch, folded); err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
+	s.warnOfLoss(ctx)
 	if s.keys.tokens, err = postgres.ServiceKey(ctx, s.pool, "ack-tokens"); err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
@@ -269,8 +283,10 @@ func (s *service) keepPartitions(ctx context.Context) {
 		if keep := s.cfg.Retention(); err == nil && keep > 0 {
 			err = postgres.DropExpired(ctx, s.pool, time.Now(), keep, s.logger)
 		}
+		ticker.Reset(partitionCheck)
 		if err != nil && ctx.Err() == nil {
-			s.logger.Warn("partitions; trying again in an hour", "error", err)
+			s.logger.Warn("partitions; trying again in a minute", "error", err)
+			ticker.Reset(partitionRetry)
 		}
 		select {
 		case <-ticker.C:
@@ -293,6 +309,7 @@ func (s *service) edge(o options, api func(*echo.Group)) *echo.Echo {
 		group.Any("/*", func(echo.Context) error { return web.Unavailable("starting: waiting for Redis and Postgres") })
 		return e
 	}
+	e.Use(boundBodies(bodyBytesMax))
 	// Not the group's own middleware: echo would answer 404 for a wrong method.
 	e.Use(identify(o.token))
 	api(group)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -15,7 +16,7 @@ import (
 func (s *service) queueState(ctx context.Context, q queries.Queue) (query.State, error) {
 	live, err := s.log.TopicState(ctx, q.Shard, q.ID, q.PartitionCount)
 	if err != nil {
-		return query.State{}, err //nolint:wrapcheck // says what it does
+		return query.State{}, fmt.Errorf("%w: %w", query.ErrStateUnavailable, err)
 	}
 	return countState(live), nil
 }

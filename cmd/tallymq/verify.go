@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
@@ -65,7 +64,9 @@ func runVerify(cmd *cobra.Command, pool *pgxpool.Pool) error {
 }
 
 func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOptions, error) {
-	o := projections.VerifyOptions{Batch: verifyBatch}
+	o := projections.VerifyOptions{
+		Batch: verifyBatch, HorizonSetting: postgres.HorizonSetting, MessageIDBound: postgres.MessageIDBound,
+	}
 	shards, err := postgres.Setting(cmd.Context(), pool, "shards")
 	if err != nil {
 		return o, err //nolint:wrapcheck // says what it does
@@ -75,19 +76,6 @@ func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOp
 	}
 	if o.Shards, err = strconv.Atoi(shards); err != nil {
 		return o, fmt.Errorf("verify: setting shards: %w", err)
-	}
-	horizon, err := postgres.Setting(cmd.Context(), pool, postgres.HorizonSetting)
-	if err != nil {
-		return o, err //nolint:wrapcheck // says what it does
-	}
-	if horizon != "" {
-		at, err := time.Parse(time.RFC3339, horizon)
-		if err != nil {
-			return o, fmt.Errorf("verify: setting %s: %w", postgres.HorizonSetting, err)
-		}
-		// A message's id and its event may lie on either side of midnight.
-		o.Horizon = at.Add(24 * time.Hour)
-		o.HorizonBound = postgres.MessageIDBound(o.Horizon)
 	}
 	return o, nil
 }

@@ -20,6 +20,10 @@ const (
 	codeMessageNotFound      = "MQ_MESSAGE_NOT_FOUND"
 )
 
+// ErrStateUnavailable is what Deps.State's error is wrapped in where Redis does not
+// answer.
+var ErrStateUnavailable = errors.New("live state is not available")
+
 // queryTimeout bounds one request's queries.
 const queryTimeout = 10 * time.Second
 
@@ -107,7 +111,15 @@ func (h *Handlers) failed(c echo.Context, err error, missing *web.Error) error {
 	if errors.Is(err, queries.ErrNotFound) {
 		return missing
 	}
-	h.deps.Logger.Warn("query failed", "path", c.Path(), "requestId", web.RequestID(c), "error", err)
+	ctx := c.Request().Context()
+	switch {
+	case ctx.Err() != nil:
+		h.deps.Logger.Debug("the caller left", "path", c.Path(), "error", err)
+	case !errors.Is(err, queries.ErrUnavailable) && !errors.Is(err, ErrStateUnavailable):
+		return err // a fault of ours, which the edge logs
+	default:
+		h.deps.Logger.Warn("query not answered", "path", c.Path(), "requestId", web.RequestID(c), "error", err)
+	}
 	return web.Unavailable("the read side does not answer; try again")
 }
 
@@ -115,11 +127,11 @@ func notFound(code, what, name string) *web.Error {
 	return &web.Error{Status: http.StatusNotFound, Code: code, Message: "no " + what + " " + name}
 }
 
-// pathID reads an id from the path. What is no UUID is the id of nothing.
+// pathID reads an id from the path, in the form in which we write ids.
 func pathID(c echo.Context) (string, error) {
 	id := c.Param("id")
 	if !web.ValidUUID(id) {
-		return "", web.Invalid(web.Detail{Field: "id", Limit: "a UUID", Problem: "is not one"})
+		return "", web.Invalid(web.Detail{Field: "id", Limit: "a UUID in lower case", Problem: "is not one"})
 	}
 	return id, nil
 }

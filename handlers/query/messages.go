@@ -30,18 +30,19 @@ type messageAnswer struct {
 	Key           *string           `json:"key"`
 	CorrelationID *string           `json:"correlationId"`
 	Headers       map[string]string `json:"headers"`
-	Payload       web.Raw           `json:"payload"`
-	PayloadSize   *int              `json:"payloadSize"`
-	ContentType   string            `json:"contentType"`
-	Partition     *int              `json:"partition"`
-	Offset        *int64            `json:"offset"`
-	RetryCount    int               `json:"retryCount"`
-	PublishedAt   *web.Time         `json:"publishedAt"`
-	ScheduledAt   *web.Time         `json:"scheduledAt"`
-	ConsumedAt    *web.Time         `json:"consumedAt"`
-	ExpiresAt     *web.Time         `json:"expiresAt"`
-	ProducerID    *string           `json:"producerId"`
-	TraceID       *string           `json:"traceId"`
+	// Payload is left out of lists: see payloadSize.
+	Payload     web.Raw   `json:"payload,omitzero"`
+	PayloadSize *int      `json:"payloadSize"`
+	ContentType string    `json:"contentType"`
+	Partition   *int      `json:"partition"`
+	Offset      *int64    `json:"offset"`
+	RetryCount  int       `json:"retryCount"`
+	PublishedAt *web.Time `json:"publishedAt"`
+	ScheduledAt *web.Time `json:"scheduledAt"`
+	ConsumedAt  *web.Time `json:"consumedAt"`
+	ExpiresAt   *web.Time `json:"expiresAt"`
+	ProducerID  *string   `json:"producerId"`
+	TraceID     *string   `json:"traceId"`
 	// Consumption has one entry per attempt; it is left out of lists.
 	Consumption []attemptAnswer `json:"consumption,omitzero"`
 }
@@ -157,6 +158,9 @@ func instant(c echo.Context, name string) (time.Time, error) {
 func (h *Handlers) message(c echo.Context) error {
 	id, err := pathID(c)
 	if err != nil {
+		return err
+	}
+	if err := web.CheckQuery(c); err != nil {
 		return err
 	}
 	tenantID, _ := h.deps.Identity(c)

@@ -83,6 +83,9 @@ func (h *Handlers) queues(c echo.Context) error {
 }
 
 func (h *Handlers) queue(c echo.Context) error {
+	if err := web.CheckQuery(c); err != nil {
+		return err
+	}
 	tenantID, _ := h.deps.Identity(c)
 	ctx, cancel := withTimeout(c)
 	defer cancel()
@@ -90,7 +93,7 @@ func (h *Handlers) queue(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB, q.ID)
+	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB, tenantID, q.ID)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}

@@ -40,6 +40,9 @@ func (h *Handlers) subscription(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := web.CheckQuery(c); err != nil {
+		return err
+	}
 	tenantID, _ := h.deps.Identity(c)
 	ctx, cancel := withTimeout(c)
 	defer cancel()

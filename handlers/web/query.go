@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -38,7 +39,7 @@ func ValidText(s string) bool { return utf8.ValidString(s) && !strings.ContainsR
 func CheckQuery(c echo.Context, allowed ...string) error {
 	for name, values := range c.QueryParams() {
 		if !slices.Contains(allowed, name) {
-			return Invalid(Detail{Field: brief(name), Limit: "one of " + strings.Join(allowed, ", "), Problem: "is an unknown query parameter"})
+			return Invalid(Detail{Field: brief(name), Limit: cmp.Or(strings.Join(allowed, ", "), "none"), Problem: "is an unknown query parameter"})
 		}
 		if len(values) > 1 {
 			return Invalid(Detail{Field: name, Limit: "once", Problem: fmt.Sprintf("is given %d times", len(values))})

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,10 +84,10 @@ func Load(environ []string) (Config, error) {
 	if len(errs) == 0 {
 		errs = cfg.check()
 	}
-	for name, protects := range later {
+	for _, name := range slices.Sorted(maps.Keys(later)) {
 		switch {
 		case values[name] == "":
-		case protects:
+		case later[name]:
 			errs = append(errs, fmt.Errorf("%s: this version does not act on it yet; unset it", name))
 		default:
 			cfg.Unused = append(cfg.Unused, name)
@@ -180,7 +182,8 @@ func (c *Config) check() []error {
 		u, err := url.Parse(value)
 		if err == nil {
 			for _, scheme := range schemes {
-				if u.Scheme == scheme && u.Host != "" {
+				// libpq's URLs may name a socket's directory in ?host=.
+				if u.Scheme == scheme && (u.Host != "" || u.Query().Get("host") != "") {
 					return
 				}
 			}

@@ -60,25 +60,45 @@ func EnsurePartitions(ctx context.Context, pool *pgxpool.Pool, now time.Time) er
 	return nil
 }
 
+// rowQuerier is a pool or a transaction.
+type rowQuerier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// ensureDay makes what is missing, each table in a transaction of its own: holding
+// the lock of one while waiting for another's would be a deadlock with a projector.
 func ensureDay(ctx context.Context, pool *pgxpool.Pool, from time.Time) error {
-	return exclusively(ctx, pool, func(tx pgx.Tx) error {
-		for _, p := range partitioned {
-			name := p.table + "_" + from.Format(nameLayout)
-			var there bool
-			if err := tx.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&there); err != nil {
+	for _, p := range partitioned {
+		name := p.table + "_" + from.Format(nameLayout)
+		var there bool
+		look := func(q rowQuerier) error {
+			if err := q.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL`, name).Scan(&there); err != nil {
 				return fmt.Errorf("look for %s: %w", name, err)
 			}
-			if there {
-				continue
+			return nil
+		}
+		if err := look(pool); err != nil {
+			return err
+		}
+		if there {
+			continue
+		}
+		err := exclusively(ctx, pool, func(tx pgx.Tx) error {
+			if err := look(tx); err != nil || there {
+				return err
 			}
 			sql := fmt.Sprintf(`CREATE TABLE %s PARTITION OF %s FOR VALUES FROM ('%s') TO ('%s')%s`,
 				name, p.table, p.bound(from), p.bound(from.Add(day)), p.options)
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("make %s: %w", name, err)
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }
 
 // DropExpired drops the partitions of days that ended before now minus keep, and

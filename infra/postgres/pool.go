@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -21,6 +23,8 @@ const (
 	// poolMax is how many connections queries share; projections have their own.
 	poolMax        = 10
 	connectTimeout = 3 * time.Second
+	cancelDelay    = 50 * time.Millisecond
+	cancelDeadline = 2 * time.Second
 )
 
 // Open returns a pool. It does not connect yet: see [WaitReady].
@@ -34,6 +38,10 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 	}
 	cfg.ConnConfig.ConnectTimeout = connectTimeout
 	cfg.ConnConfig.RuntimeParams["application_name"] = "tallymq"
+	// A query whose caller has left, or whose time is over, ends on the server too.
+	cfg.ConnConfig.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, CancelRequestDelay: cancelDelay, DeadlineDelay: cancelDeadline}
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open Postgres: %w", err)
@@ -44,10 +52,12 @@ func Open(ctx context.Context, url string) (*pgxpool.Pool, error) {
 // Connect returns one connection for long use, as projections need. The server
 // ends it when our machine is gone without a word.
 func Connect(ctx context.Context, url string) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(url)
+	// Parsed as the pool's: a URL may have settings that are the pool's alone.
+	pool, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
+	cfg := pool.ConnConfig
 	cfg.ConnectTimeout = connectTimeout
 	maps.Copy(cfg.RuntimeParams, map[string]string{
 		"application_name": "tallymq projector", "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3",

@@ -54,3 +54,16 @@ func Setting(ctx context.Context, pool *pgxpool.Pool, name string) (string, erro
 	}
 	return value, nil
 }
+
+// Durability returns in words what settings of the server let it lose what it has
+// committed.
+func Durability(ctx context.Context, pool *pgxpool.Pool) []string {
+	var problems []string
+	for _, name := range []string{"synchronous_commit", "fsync"} {
+		var value string
+		if err := pool.QueryRow(ctx, `SELECT coalesce(current_setting($1, true), '')`, name).Scan(&value); err == nil && value == "off" {
+			problems = append(problems, "Postgres has "+name+" off")
+		}
+	}
+	return problems
+}

@@ -130,13 +130,16 @@ func (l *Log) Folded(ctx context.Context, shardNo int) (events.Position, error) 
 	return at, nil
 }
 
-// storedPosition reads a position from a key, 0 where there is none.
+// storedPosition reads a position, stored as an entry's id, 0 where there is none.
 func storedPosition(ctx context.Context, client goredis.UniversalClient, key string) (events.Position, error) {
-	n, err := client.Get(ctx, key).Int64()
+	id, err := client.Get(ctx, key).Result()
 	if errors.Is(err, goredis.Nil) {
-		err = nil
+		return 0, nil
 	}
-	return events.Position(n), err
+	if err != nil {
+		return 0, fmt.Errorf("get %s: %w", key, err)
+	}
+	return parsePosition(id)
 }
 
 // Announce tells every instance that a shard is folded up to a position. Waits on
@@ -180,7 +183,7 @@ func (l *Log) announceLoop(shardNo int, s *shard) {
 			}
 		}
 		if tick && upTo > stored && err == nil {
-			if err = l.storeFolded(shardNo, s, upTo); err == nil {
+			if err = l.storeFolded(shardNo, upTo); err == nil {
 				stored = upTo
 			}
 		}
@@ -215,43 +218,18 @@ func (l *Log) publishFolded(s *shard, upTo events.Position) error {
 	return nil
 }
 
-func (l *Log) storeFolded(shardNo int, s *shard, upTo events.Position) error {
+func (l *Log) storeFolded(shardNo int, upTo events.Position) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	if err := l.client.Set(ctx, s.keys.folded(), int64(upTo), 0).Err(); err != nil {
-		return fmt.Errorf("store folded position: %w", err)
-	}
 	_, err := l.TrimLog(ctx, shardNo, upTo)
 	return err
 }
 
-// TrimLog removes what is folded from a shard's log, but for what a consumer
+// TrimLog notes how far a shard is folded and removes what is, but for what a consumer
 // group on the log has not finished. It returns how many entries went.
 func (l *Log) TrimLog(ctx context.Context, shardNo int, folded events.Position) (int64, error) {
-	key := l.shards[shardNo].keys.log()
-	floor := folded
-	groups, err := l.client.XInfoGroups(ctx, key).Result()
-	if err != nil && !goredis.HasErrorPrefix(err, "ERR no such key") {
-		return 0, fmt.Errorf("trim log: %w", err)
-	}
-	for _, g := range groups {
-		finished := g.LastDeliveredID
-		if g.Pending > 0 {
-			pending, err := l.client.XPending(ctx, key, g.Name).Result()
-			if err != nil {
-				return 0, fmt.Errorf("trim log: %w", err)
-			}
-			finished = pending.Lower
-		}
-		if p, err := parsePosition(finished); err == nil && p < floor {
-			floor = p
-		}
-	}
-	// Noted before it is done: see [LogReader].
-	if err := l.client.Set(ctx, l.shards[shardNo].keys.trimmed(), int64(floor), 0).Err(); err != nil {
-		return 0, fmt.Errorf("trim log: %w", err)
-	}
-	n, err := l.client.XTrimMinIDApprox(ctx, key, entryID(floor), 0).Result()
+	k := l.shards[shardNo].keys
+	n, err := trimScript.Run(ctx, l.client, []string{k.log()}, k.prefix, entryID(folded)).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("trim log: %w", err)
 	}

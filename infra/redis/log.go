@@ -40,7 +40,7 @@ type Config struct {
 	Readers goredis.UniversalClient
 	// Prefix starts every key, REDIS_KEY_PREFIX.
 	Prefix string
-	// Shards is the store's number of shards, see [FixStore].
+	// Shards is the store's number of shards, fixed when it is first used.
 	Shards int
 	// IdempotencyTTL is how long an idempotency key is remembered.
 	IdempotencyTTL time.Duration

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/events"
@@ -330,4 +331,49 @@ func TestAReaderThatWouldMissSomethingSaysSo(t *testing.T) {
 	messages, err := b.log.Reader(topic.shard, out[1].Position).Subscribe(t.Context(), stream)
 	require.NoError(t, err)
 	require.Equal(t, out[2].ID, (<-messages).UUID)
+}
+
+func TestTheLogIsKeptForGroupsThatHaveNotFinished(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	topic := b.topic(t, "orders", 1)
+	stream := LogStream(b.prefix, topic.shard)
+	require.NoError(t, b.client.XGroupCreate(t.Context(), stream, "audit", "0").Err())
+	// given a long log of which a group has read the first entries and acknowledged one
+	var last events.Outcome
+	for range 30 {
+		batch := make([]events.Append, 100)
+		for i := range batch {
+			batch[i] = topic.message(t, 0, `1`)
+		}
+		out := b.append(t, topic.shard, batch...)
+		last = out[len(out)-1]
+	}
+	read, err := b.client.XReadGroup(t.Context(), &goredis.XReadGroupArgs{Group: "audit", Consumer: "c", Streams: []string{stream, ">"}, Count: 1000}).Result()
+	require.NoError(t, err)
+	first, second := read[0].Messages[0].ID, read[0].Messages[1].ID
+	require.NoError(t, b.client.XAck(t.Context(), stream, "audit", first).Err())
+	oldest := func() string {
+		entries, err := b.client.XRangeN(t.Context(), stream, "-", "+", 1).Result()
+		require.NoError(t, err)
+		return entries[0].ID
+	}
+	// when all of it is folded, then what the group still needs is there
+	_, err = b.log.TrimLog(t.Context(), topic.shard, last.Position)
+	require.NoError(t, err)
+	require.LessOrEqual(t, oldest(), second)
+	// and what it has finished goes, up to what it has not read
+	for _, m := range read[0].Messages[1:] {
+		require.NoError(t, b.client.XAck(t.Context(), stream, "audit", m.ID).Err())
+	}
+	n, err := b.log.TrimLog(t.Context(), topic.shard, last.Position)
+	require.NoError(t, err)
+	require.Positive(t, n)
+	require.LessOrEqual(t, oldest(), read[0].Messages[len(read[0].Messages)-1].ID)
+	// neither position goes back when somebody is behind
+	_, err = b.log.TrimLog(t.Context(), topic.shard, last.Position-1)
+	require.NoError(t, err)
+	folded, err := b.log.Folded(t.Context(), topic.shard)
+	require.NoError(t, err)
+	require.Equal(t, last.Position, folded)
 }

@@ -20,12 +20,10 @@ const (
 	// readCountMax is how many entries one read asks for at most; more is not
 	// faster. readBytesWish is what a read should weigh: the heavier the entries,
 	// the fewer are asked for, but for the first read that meets them.
-	readCountMax  = 64
+	readCountMax  = 32
 	readCountMin  = 4
 	readBytesWish = 8 << 20
 	readBlock     = 2 * time.Second
-	// readAhead is how many messages wait between the reader and its consumer.
-	readAhead = readCountMax
 )
 
 // LogReader follows a shard's log from a position, as a Watermill subscriber. It
@@ -67,7 +65,8 @@ func (r *LogReader) Subscribe(ctx context.Context, stream string) (<-chan *messa
 	if trimmed > r.after {
 		return nil, fmt.Errorf("read the log of shard %d after %d: %w, up to %d", r.shard, r.after, ErrTrimmed, trimmed)
 	}
-	out := make(chan *message.Message, readAhead)
+	// No buffer: whoever reads ahead knows what it can hold.
+	out := make(chan *message.Message)
 	go func() {
 		defer close(out)
 		last, count := entryID(r.after), readCountMin

@@ -19,6 +19,9 @@ var extendSource string
 //go:embed scripts/due.lua
 var dueSource string
 
+//go:embed scripts/trim.lua
+var trimSource string
+
 //go:embed scripts/state.lua
 var stateSource string
 
@@ -27,6 +30,7 @@ var (
 	leaseScript  = goredis.NewScript(leaseSource)
 	extendScript = goredis.NewScript(extendSource)
 	dueScript    = goredis.NewScript(dueSource)
+	trimScript   = goredis.NewScript(trimSource)
 	stateScript  = goredis.NewScript(stateSource)
 )
 
