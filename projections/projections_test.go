@@ -429,3 +429,33 @@ func TestPartitionsComeAndGoWhileItFolds(t *testing.T) {
 	require.Zero(t, deadlocks)
 	require.True(t, b.verify(t, 500).OK())
 }
+
+func TestVerifyFoldsEveryShard(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	w := newWriter(b.conn(t).PgConn())
+	total := 0
+	for shard := range 3 {
+		h := life(t, 5, uint64(shard))
+		for i := range h.records {
+			h.records[i].Shard = shard
+			if e, ok := h.records[i].Event.(events.TopicCreated); ok {
+				e.Name = fmt.Sprint("orders-", shard)
+				h.records[i].Event = e
+				frame, err := events.Encode(e)
+				require.NoError(t, err)
+				h.records[i].Data = frame.Join(0)
+			}
+		}
+		_, err := checkpoint(t.Context(), b.conn(t), shard)
+		require.NoError(t, err)
+		c, err := fold(h.records)
+		require.NoError(t, err)
+		require.NoError(t, w.commit(t.Context(), shard, 0, h.records, &c))
+		total += len(h.records)
+	}
+	report, err := Verify(t.Context(), b.conn(t), VerifyOptions{Shards: 3, Batch: 7})
+	require.NoError(t, err)
+	require.True(t, report.OK(), report)
+	require.Equal(t, int64(total), report.Events)
+}

@@ -83,8 +83,9 @@ func Verify(ctx context.Context, conn *pgx.Conn, o VerifyOptions) (Report, error
 		if err != nil {
 			return err
 		}
+		w := newWriter(tx.Conn().PgConn())
 		for shard := range o.Shards {
-			if err := refold(ctx, tx, shard, o, &report); err != nil {
+			if err := refold(ctx, tx, w, shard, o, &report); err != nil {
 				return err
 			}
 		}
@@ -121,8 +122,7 @@ func horizonOf(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error
 // errRollback ends a verification: it leaves nothing behind.
 var errRollback = errors.New("done")
 
-func refold(ctx context.Context, tx pgx.Tx, shard int, o VerifyOptions, report *Report) error {
-	w := newWriter(tx.Conn().PgConn())
+func refold(ctx context.Context, tx pgx.Tx, w *writer, shard int, o VerifyOptions, report *Report) error {
 	after := events.Position(0)
 	for {
 		records, err := ReadHistory(ctx, tx, shard, after, o.Batch)
