@@ -15,6 +15,9 @@ import (
 // differencesShown is how many rows a report shows of each table and kind.
 const differencesShown = 20
 
+// verifyFirstPage is how many events are read at first; pages double up to the batch.
+const verifyFirstPage = 32
+
 // Report is what [Verify] found.
 type Report struct {
 	// Events is how many were folded.
@@ -123,9 +126,9 @@ func horizonOf(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error
 var errRollback = errors.New("done")
 
 func refold(ctx context.Context, tx pgx.Tx, w *writer, shard int, o VerifyOptions, report *Report) error {
-	after := events.Position(0)
+	after, limit := events.Position(0), min(o.Batch, verifyFirstPage)
 	for {
-		records, err := ReadHistory(ctx, tx, shard, after, o.Batch)
+		records, err := ReadHistory(ctx, tx, shard, after, limit)
 		if err != nil {
 			return err
 		}
@@ -133,6 +136,8 @@ func refold(ctx context.Context, tx pgx.Tx, w *writer, shard int, o VerifyOption
 			return nil
 		}
 		after = records[len(records)-1].Position
+		// Postgres weighs all that it is asked for: not much more than fits is asked for.
+		limit = min(o.Batch, max(verifyFirstPage, 2*uint64(len(records))))
 		c, err := fold(records)
 		if err != nil {
 			return err
