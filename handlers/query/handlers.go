@@ -136,6 +136,14 @@ func pathID(c echo.Context) (string, error) {
 	return id, nil
 }
 
+// detailID is pathID for a route that has no query parameters.
+func detailID(c echo.Context) (string, error) {
+	if err := web.CheckQuery(c); err != nil {
+		return "", err
+	}
+	return pathID(c)
+}
+
 func text(s *string) string {
 	if s == nil {
 		return ""

@@ -156,11 +156,8 @@ func instant(c echo.Context, name string) (time.Time, error) {
 }
 
 func (h *Handlers) message(c echo.Context) error {
-	id, err := pathID(c)
+	id, err := detailID(c)
 	if err != nil {
-		return err
-	}
-	if err := web.CheckQuery(c); err != nil {
 		return err
 	}
 	tenantID, _ := h.deps.Identity(c)

@@ -36,11 +36,8 @@ func (h *Handlers) subscriptions(c echo.Context) error {
 }
 
 func (h *Handlers) subscription(c echo.Context) error {
-	id, err := pathID(c)
+	id, err := detailID(c)
 	if err != nil {
-		return err
-	}
-	if err := web.CheckQuery(c); err != nil {
 		return err
 	}
 	tenantID, _ := h.deps.Identity(c)
