@@ -202,7 +202,10 @@ func TestTheReadSideRefusesWhatItDoesNotUnderstand(t *testing.T) {
 		{"/messages?key=%00", "key"},
 		{"/messages/1", "id"},
 		{"/messages/1/events", "id"},
-		{"/subscriptions/x", "id"}, {"/messages/" + devTenant + "?x=1", "x"}, {"/subscriptions/" + devTenant + "?x=1", "x"}, {"/queues/q?x=1", "x"},
+		{"/subscriptions/x", "id"},
+		{"/messages/" + devTenant + "?x=1", "x"},
+		{"/subscriptions/" + devTenant + "?x=1", "x"},
+		{"/queues/q?x=1", "x"},
 		{"/messages?from=99999-01-01T00:00:00Z", "from"},
 	} {
 		field, limit := i.get(tc.path).refused(http.StatusBadRequest, "MQ_VALIDATION_FAILED")
