@@ -92,7 +92,7 @@ func (b *bench) startInstance(ctx context.Context) (stop func() error, err error
 	if err != nil {
 		return nil, fmt.Errorf("bench: %w", err)
 	}
-	cmd := exec.CommandContext(ctx, program, "dev", "--noop", "--data", dir) //nolint:gosec // ourselves
+	cmd := exec.CommandContext(ctx, program, "dev", "--bench", "--data", dir) //nolint:gosec // ourselves
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "DATABASE_URL") || strings.HasPrefix(v, "REDIS_URL")
 	}), "PORT=0")
@@ -101,6 +101,10 @@ func (b *bench) startInstance(ctx context.Context) (stop func() error, err error
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = benchStartWait
 	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		// Held open and never written to: see dev's --bench.
+		_, err = cmd.StdinPipe()
+	}
 	if err == nil {
 		err = cmd.Start()
 	}

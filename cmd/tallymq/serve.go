@@ -83,7 +83,7 @@ func warnUnused(cfg config.Config, logger *slog.Logger) {
 
 func devCommand() *cobra.Command {
 	var dir string
-	var noop bool
+	var bench bool
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the service on loopback, without tokens, with private Redis and Postgres",
@@ -96,13 +96,28 @@ in --data that outlive them.`,
 			if err != nil {
 				return err
 			}
-			return runDev(cmd.Context(), cfg, dir, noop, cmd.OutOrStdout())
+			ctx := cmd.Context()
+			if bench {
+				ctx = untilEnd(ctx, cmd.InOrStdin())
+			}
+			return runDev(ctx, cfg, dir, bench, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVar(&dir, "data", ".tallymq", "directory for the private servers' data")
-	cmd.Flags().BoolVar(&noop, "noop", false, "add a route that does nothing, for comparison")
-	_ = cmd.Flags().MarkHidden("noop")
+	cmd.Flags().BoolVar(&bench, "bench", false, "for bench: add a route that does nothing, and end with standard input")
+	_ = cmd.Flags().MarkHidden("bench")
 	return cmd
+}
+
+// untilEnd is ctx, which also ends with a stream: a parent holds the other end, and
+// however it dies, its child goes too.
+func untilEnd(ctx context.Context, in io.Reader) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		_, _ = io.Copy(io.Discard, in)
+	}()
+	return ctx
 }
 
 func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out io.Writer) (err error) {
