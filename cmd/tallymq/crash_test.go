@@ -23,9 +23,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/infra/redis"
 	"github.com/tallymq/tallymq/projections"
 )
 
@@ -358,9 +360,53 @@ func (r *crashRun) settled() {
 		if open == 0 {
 			return
 		}
-		require.True(r.t, time.Now().Before(deadline), "%d of %d deliveries are still open", open, 2*messages)
+		require.True(r.t, time.Now().Before(deadline), "%d of %d deliveries are still open\n%s", open, 2*messages, r.whereTheyAre())
 		pause(50 * time.Millisecond)
 	}
+}
+
+// whereTheyAre says what Redis and Postgres hold of deliveries that do not end.
+func (r *crashRun) whereTheyAre() string {
+	var b strings.Builder
+	ctx := context.Background()
+	client, err := redis.Open(r.stores.redis.URL())
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = client.Close() }()
+	keys, _ := client.Keys(ctx, "mq:*").Result()
+	for _, key := range keys {
+		switch kind, _ := client.Type(ctx, key).Result(); kind {
+		case "stream":
+			groups, _ := client.XInfoGroups(ctx, key).Result()
+			fmt.Fprintf(&b, "%s length %d\n", key, client.XLen(ctx, key).Val())
+			for _, g := range groups {
+				pending, _ := client.XPendingExt(ctx, &goredis.XPendingExtArgs{Stream: key, Group: g.Name, Start: "-", End: "+", Count: 5}).Result()
+				fmt.Fprintf(&b, "  %s last %s pending %d lag %d %v\n", g.Name, g.LastDeliveredID, g.Pending, g.Lag, pending)
+			}
+		case "zset":
+			members, _ := client.ZRangeWithScores(ctx, key, 0, 9).Result()
+			fmt.Fprintf(&b, "%s (now %d) %v\n", key, time.Now().UnixMilli(), members)
+		case "string":
+			if !strings.Contains(key, ":idem:") {
+				fmt.Fprintf(&b, "%s %s\n", key, client.Get(ctx, key).Val())
+			}
+		}
+	}
+	for _, shard := range []int{0, 1, 2, 3} {
+		last, _ := client.XRevRangeN(ctx, redis.LogStream("mq:", shard), "+", "-", 1).Result()
+		fmt.Fprintf(&b, "log %d ends %v\n", shard, last)
+	}
+	rows, err := r.database().Query(ctx, `SELECT shard || ' checkpoint ' || (position >> 20) || '-' || (position & 1048575) FROM projection_checkpoints
+		UNION ALL SELECT pid || ' ' || state || ' ' || application_name || ' ' || coalesce(wait_event, '') || ' ' || left(query, 60) FROM pg_stat_activity WHERE application_name LIKE 'tallymq%'`)
+	if err == nil {
+		lines, _ := pgx.CollectRows(rows, pgx.RowTo[string])
+		b.WriteString(strings.Join(lines, "\n"))
+	}
+	for _, i := range r.instances {
+		fmt.Fprintf(&b, "\n%s ready %t", i.url, i.ready())
+	}
+	return b.String()
 }
 
 // account compares what the clients know with the read tables, row by row.
