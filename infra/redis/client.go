@@ -27,10 +27,14 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 var quieten = sync.OnceFunc(func() { goredis.SetLogger(quiet{}) })
 
+// connectionsPerReader leaves room for readers that were left: each holds its
+// connection until its last blocking read comes back.
+const connectionsPerReader = 4
+
 // OpenReaders returns a client like [Open]'s whose connections are for so many
 // readers that wait: none of them keeps another, or a writer, waiting.
 func OpenReaders(url string, readers int) (*goredis.Client, error) {
-	return open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize = 0, readers+1 })
+	return open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize = 0, connectionsPerReader*readers })
 }
 
 // Open returns a client for a redis:// or rediss:// URL. It never repeats a

@@ -130,9 +130,9 @@ func (r *LogReader) read(ctx context.Context, stream, last string, count int) ([
 // message never fails: an entry that cannot be read becomes a message without a
 // kind, which the fold refuses loudly. Skipping it would be a silent loss.
 func (r *LogReader) message(ctx context.Context, entry goredis.XMessage) *message.Message {
-	id, _ := entry.Values["_watermill_message_uuid"].(string)
-	payload, _ := entry.Values["payload"].(string)
-	packed, _ := entry.Values["metadata"].(string)
+	id, _ := entry.Values[fieldUUID].(string)
+	payload, _ := entry.Values[fieldPayload].(string)
+	packed, _ := entry.Values[fieldMetadata].(string)
 	md := make(map[string]string, 8)
 	if err := msgpack.Unmarshal([]byte(packed), &md); err != nil {
 		r.logger.Error("log entry with unreadable metadata", "shard", r.shard, "entry", entry.ID, "error", err)
