@@ -360,7 +360,9 @@ func (r *crashRun) settled() {
 		if open == 0 {
 			return
 		}
-		require.True(r.t, time.Now().Before(deadline), "%d of %d deliveries are still open\n%s", open, 2*messages, r.whereTheyAre())
+		if time.Now().After(deadline) {
+			require.FailNow(r.t, "deliveries do not end", "%d of %d are still open\n%s", open, 2*messages, r.whereTheyAre())
+		}
 		pause(50 * time.Millisecond)
 	}
 }

@@ -51,6 +51,43 @@ func redisDo(t *testing.T, addr, command string) string {
 	return strings.TrimSpace(line)
 }
 
+// A crash can cut a transaction in the middle. Redis by itself would leave it open, and
+// lose at the next start but one what was acknowledged behind it.
+func TestRedisMendsATransactionThatACrashCut(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r, err := StartRedis(t.Context(), RedisOptions{Dir: dir})
+	require.NoError(t, err)
+	t.Cleanup(r.Kill)
+	restart := func() {
+		r.Kill()
+		require.NoError(t, r.Restart(t.Context()))
+	}
+	script := func(name string) {
+		require.Equal(t, "+OK", redisDo(t, r.Addr(), `EVAL "redis.call('SET','`+name+`-1','x') return redis.call('SET','`+name+`-2','x')" 0`))
+	}
+	script("first")
+	script("cut")
+	// given the last transaction is not whole
+	r.Kill()
+	files, err := filepath.Glob(filepath.Join(dir, "appendonlydir", "*.incr.aof"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	info, err := os.Stat(files[0])
+	require.NoError(t, err)
+	require.NoError(t, os.Truncate(files[0], info.Size()-3))
+	require.NoError(t, r.Restart(t.Context()))
+	// when more is written and it starts again, twice
+	script("acknowledged")
+	restart()
+	script("later")
+	restart()
+	// then all is there but the half
+	for name, there := range map[string]string{"first": ":2", "cut": ":0", "acknowledged": ":2", "later": ":2"} {
+		require.Equal(t, there, redisDo(t, r.Addr(), "EXISTS "+name+"-1 "+name+"-2"), name)
+	}
+}
+
 func TestRedisKeepsDataAcrossKillAndRestart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
