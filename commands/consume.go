@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/tallymq/tallymq/events"
@@ -46,14 +47,14 @@ type Pulled struct {
 
 // decidePull checks a pull against its subscription.
 func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
-	if s.Created.Status != StatusActive {
-		return 0, refuse(CodeConsumerError, "subscription is %s", s.Created.Status)
+	if s.Config.Status != StatusActive {
+		return 0, refuse(CodeConsumerError, "subscription is %s", s.Config.Status)
 	}
 	var v check
-	messagesMax = min(pullMessagesByWish, s.Created.MaxPollRecords)
+	messagesMax = min(pullMessagesByWish, s.Config.MaxPollRecords)
 	if c.MessagesMax != nil {
 		messagesMax = *c.MessagesMax
-		v.between(int64(messagesMax), 1, int64(s.Created.MaxPollRecords), "maxMessages")
+		v.between(int64(messagesMax), 1, int64(s.Config.MaxPollRecords), "maxMessages")
 	}
 	v.between(int64(c.WaitMs), 0, PullWaitMsMax, "waitMs")
 	return messagesMax, v.refusal()
@@ -62,38 +63,116 @@ func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
 // Pull leases messages to the subscription's consumer for sessionTimeoutMs. The end
 // of ctx ends the wait and nothing else: messages leased by then are returned.
 func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulled, error) {
-	for range decideAgainMax {
+	wait := time.Duration(cmd.WaitMs) * time.Millisecond
+	// The first wait ends by itself, those after a change when it would have.
+	until, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	waiting := ctx
+	for again := 0; again < decideAgainMax; {
 		s, shard, err := d.subscription(context.WithoutCancel(ctx), caller, cmd.SubscriptionID)
 		if err != nil {
+			return nil, err
+		}
+		if err := d.checkConsumer(context.WithoutCancel(ctx), caller, s); err != nil {
 			return nil, err
 		}
 		most, err := decidePull(s, cmd)
 		if err != nil {
 			return nil, err
 		}
-		lease := time.Duration(s.Created.SessionTimeoutMs) * time.Millisecond
-		leased, err := d.store.Lease(ctx, events.LeaseRequest{
-			Shard: shard, TopicID: s.Created.TopicID, Partitions: s.Partitions, Group: s.Created.ConsumerGroup,
-			Consumer: s.Created.ConsumerName, SubscriptionID: cmd.SubscriptionID, SubscriptionVersion: s.Version,
+		lease := time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond
+		leased, err := d.store.Lease(waiting, events.LeaseRequest{
+			Shard: shard, TopicID: s.Config.TopicID, Group: s.group(),
+			Consumer: s.Config.ConsumerName, SubscriptionID: cmd.SubscriptionID, SubscriptionVersion: s.Version,
 			MessagesMax: most, BytesMax: d.cfg.PullBytesMax, For: lease,
-		}, time.Duration(cmd.WaitMs)*time.Millisecond)
+		}, wait)
 		if errors.Is(err, events.ErrStale) {
 			d.store.Forget(cmd.SubscriptionID)
+			again++
 			continue
 		}
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		pulled := make([]Pulled, len(leased))
-		for i, m := range leased {
-			pulled[i] = Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + lease.Milliseconds(), AckToken: d.tokens.seal(delivery{
-				SubscriptionID: cmd.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
-				Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
-			})}
+		if len(leased) == 0 && until.Err() == nil {
+			waiting = until //nolint:fatcontext // one of two, no chain
+			continue        // something changed: whether the wait may go on is to be decided anew
 		}
-		return pulled, nil
+		return d.handOut(ctx, caller, s, leased)
 	}
 	return nil, tooBusy()
+}
+
+// handOut makes leased messages ready for their consumer: opened, with the token that
+// settles each. What can never be opened fails at once, as the consumer could do
+// nothing with it.
+func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription, leased []events.Leased) ([]Pulled, error) {
+	pulled := make([]Pulled, 0, len(leased))
+	var unreadable []string
+	for _, m := range leased {
+		one := Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + int64(s.Config.SessionTimeoutMs), AckToken: d.tokens.seal(delivery{
+			SubscriptionID: s.Config.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
+			Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
+		})}
+		if m.Meta.Sealed {
+			payload, err := d.open(ctx, s, m)
+			switch {
+			case errors.Is(err, ErrUnreadable):
+				unreadable = append(unreadable, one.AckToken)
+				continue
+			case err != nil:
+				// The store of keys does not answer: the leases run out, and by then it may.
+				return nil, unavailable(fmt.Errorf("decrypt a payload: %w", err))
+			}
+			one.Payload = payload
+		}
+		if d.cfg.Observer != nil && m.Attempt == 1 {
+			d.cfg.Observer.Delivered(s.QueueTenantID, s.Queue, s.group(), time.Duration(m.LeasedAtMs-m.Position.Ms())*time.Millisecond)
+		}
+		if d.cfg.Traced != nil && m.Meta.TraceParent != "" {
+			d.cfg.Traced(ctx, m.Meta.TraceParent, s.QueueTenantID, s.Queue, s.group(), m.MessageID)
+		}
+		pulled = append(pulled, one)
+	}
+	if len(unreadable) > 0 {
+		_, err := d.settle(context.WithoutCancel(ctx), caller, s.Config.SubscriptionID, unreadable, func(s Subscription, t delivery) (events.Event, string) {
+			e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonUnreadable, Error: ErrUnreadable.Error(), Rand: d.cfg.Rand()})
+			return e, failureStatus(e)
+		})
+		if err != nil {
+			d.cfg.Logger.Warn("fail messages that cannot be decrypted", "error", err)
+		}
+	}
+	return pulled, nil
+}
+
+func (d *Dispatcher) open(ctx context.Context, s Subscription, m events.Leased) ([]byte, error) {
+	if d.cfg.Open == nil {
+		return nil, ErrUnreadable
+	}
+	return d.cfg.Open(context.WithoutCancel(ctx), s.QueueTenantID, s.Config.TopicID, m.MessageID, m.Payload)
+}
+
+// checkConsumer refuses a caller who may not consume from a subscription's queue, or
+// not any more.
+func (d *Dispatcher) checkConsumer(ctx context.Context, caller Caller, s Subscription) error {
+	if caller.Platform && s.TenantID == s.QueueTenantID {
+		return nil
+	}
+	a, err := d.store.Topic(ctx, s.QueueTenantID, s.Queue)
+	if errors.Is(err, events.ErrNoAggregate) {
+		// The queue is gone, and its subscriptions are with it.
+		return refuse(CodeSubscriptionNotFound, "no subscription %q", brief(s.Config.SubscriptionID))
+	}
+	if err != nil {
+		return unavailable(err)
+	}
+	t, ok := a.Value.(Topic)
+	isVisible := ok && (t.TenantID == caller.TenantID || t.Config.IsPublic)
+	if isVisible && t.mayConsume(caller) {
+		return nil
+	}
+	return refuse(CodeForbidden, "%q may not consume from queue %q", caller.Subject, s.QueueName())
 }
 
 // Settled is what became of one ack token: Err, or Status.
@@ -158,14 +237,14 @@ type failure struct {
 // retryDelayMs·2^n with full jitter, where that is at most an hour or retryDelayMs
 // itself, or none.
 func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
-	if a.Attempt > s.Created.MaxRetryAttempts {
+	if a.Attempt > s.Config.MaxRetryAttempts {
 		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error}
 	}
 	var delay int64
 	if f.DelayMs != nil {
 		delay = *f.DelayMs
 	} else {
-		first := float64(s.Created.RetryDelayMs)
+		first := float64(s.Config.RetryDelayMs)
 		ceiling := math.Min(first*math.Pow(2, float64(a.Attempt-1)), max(first, retryDelayCapMs))
 		delay = int64(f.Rand * ceiling)
 	}
@@ -174,8 +253,8 @@ func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
 
 func (s Subscription) delivery(t delivery) events.Delivery {
 	return events.Delivery{
-		MessageID: t.MessageID, TopicID: s.Created.TopicID, SubscriptionID: t.SubscriptionID,
-		ConsumerGroup: s.Created.ConsumerGroup, Consumer: s.Created.ConsumerName,
+		MessageID: t.MessageID, TopicID: s.Config.TopicID, SubscriptionID: t.SubscriptionID,
+		ConsumerGroup: s.group(), Consumer: s.Config.ConsumerName,
 		Partition: t.Partition, Offset: t.Offset, Attempt: t.Attempt, LeasedAtMs: t.LeasedAtMs,
 	}
 }
@@ -190,6 +269,9 @@ func (d *Dispatcher) openTokens(ctx context.Context, caller Caller, subscription
 	}
 	s, shard, err := d.subscription(ctx, caller, subscriptionID)
 	if err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	if err := d.checkConsumer(ctx, caller, s); err != nil {
 		return Subscription{}, 0, nil, nil, err
 	}
 	results := make([]Settled, len(ackTokens))
@@ -229,7 +311,9 @@ func (d *Dispatcher) settle(ctx context.Context, caller Caller, subscriptionID s
 		return nil, unavailable(err)
 	}
 	for k, out := range outs {
-		if out.Status != events.StatusAppended {
+		if out.Status == events.StatusAppended {
+			d.observeSettled(s, batch[k].Event, out.Position)
+		} else {
 			results[of[k]].Status = ""
 			results[of[k]].Err = refuse(CodeLeaseLost, "the lease is over: the message was settled or went back to the queue")
 		}
@@ -266,7 +350,7 @@ func (d *Dispatcher) Extend(ctx context.Context, caller Caller, subscriptionID s
 	if len(leases) == 0 {
 		return results, nil
 	}
-	ends, held, err := d.store.Extend(ctx, shard, s.Created.TopicID, s.Created.ConsumerGroup, subscriptionID, leases, time.Duration(leaseMs)*time.Millisecond)
+	ends, held, err := d.store.Extend(ctx, shard, s.Config.TopicID, s.group(), subscriptionID, leases, time.Duration(leaseMs)*time.Millisecond)
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -299,30 +383,63 @@ func (d *Dispatcher) Release(ctx context.Context, caller Caller, subscriptionID 
 // nack. Those that somebody settled meanwhile are left alone.
 func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []events.ExpiredLease) error {
 	batch := make([]events.Append, 0, len(expired))
+	of := map[int]Subscription{}
 	for _, x := range expired {
 		a, err := d.store.Subscription(ctx, x.SubscriptionID)
-		if errors.Is(err, events.ErrNoAggregate) {
-			continue
+		if err != nil && !errors.Is(err, events.ErrNoAggregate) {
+			return unavailable(err)
+		}
+		attempt := events.Delivery{
+			MessageID: x.MessageID, TopicID: x.TopicID, SubscriptionID: x.SubscriptionID, ConsumerGroup: x.Group, Consumer: x.Consumer,
+			Partition: x.Partition, Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs,
 		}
 		if err != nil {
-			return unavailable(err)
+			// The subscription is gone, and its group has other members.
+			tenantID := x.Meta.TenantID
+			if other, _, found := strings.Cut(x.Group, ":"); found {
+				tenantID = other // see Subscription.group
+			}
+			e := events.MessageFailed{Delivery: attempt, Reason: events.ReasonReleased}
+			batch = append(batch, d.settlement(Caller{Subject: "system"}, tenantID, e, x.Lease))
+			continue
 		}
 		s, ok := a.Value.(Subscription)
 		if !ok {
 			return fmt.Errorf("subscription %s: state is %T", a.ID, a.Value)
 		}
-		attempt := s.delivery(delivery{
-			SubscriptionID: x.SubscriptionID, MessageID: x.MessageID, Partition: x.Partition,
-			Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs,
-		})
-		attempt.Consumer = x.Consumer
+		of[len(batch)] = s
 		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Rand: d.cfg.Rand()})
 		batch = append(batch, d.settlement(Caller{Subject: "system"}, s.TenantID, e, x.Lease))
 	}
-	if _, err := d.store.Append(ctx, shard, batch); err != nil {
+	outs, err := d.store.Append(ctx, shard, batch)
+	if err != nil {
 		return unavailable(err)
 	}
+	for k, out := range outs {
+		if s, ok := of[k]; ok && out.Status == events.StatusAppended {
+			d.observeSettled(s, batch[k].Event, out.Position)
+		}
+	}
 	return nil
+}
+
+// observeSettled tells the observer how a delivery ended.
+func (d *Dispatcher) observeSettled(s Subscription, e events.Event, at events.Position) {
+	if d.cfg.Observer == nil {
+		return
+	}
+	settled := func(a events.Delivery, outcome, reason string) {
+		d.cfg.Observer.Settled(s.QueueTenantID, s.Queue, s.group(), outcome, reason, time.Duration(at.Ms()-a.LeasedAtMs)*time.Millisecond)
+	}
+	if consumed, ok := e.(events.MessageConsumed); ok {
+		settled(consumed.Delivery, "acked", "")
+	}
+	if failed, ok := e.(events.MessageFailed); ok {
+		settled(failed.Delivery, failureStatus(e), failed.Reason)
+	}
+	if dead, ok := e.(events.MessageDeadLettered); ok {
+		settled(dead.Delivery, failureStatus(e), dead.Reason)
+	}
 }
 
 func number(s string) int64 {

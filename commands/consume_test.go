@@ -12,7 +12,7 @@ import (
 
 // billing is a subscription that consumes.
 func billing() Subscription {
-	return Subscription{TenantID: tenantID, Version: 1, Partitions: 3, Created: events.SubscriptionCreated{
+	return Subscription{TenantID: tenantID, Version: 1, Queue: "orders", QueueTenantID: tenantID, Config: events.SubscriptionConfig{
 		SubscriptionID: subscriptionID, TopicID: topicID, ConsumerGroup: "billing", ConsumerName: "billing-1",
 		MaxPollRecords: 500, SessionTimeoutMs: 30_000, MaxRetryAttempts: 3, RetryDelayMs: 1000, Status: StatusActive,
 	}}
@@ -41,7 +41,7 @@ func TestPullTakesFiftyOrWhatTheSubscriptionAllows(t *testing.T) {
 	t.Parallel()
 	for allowed, want := range map[int]int{500: 50, 50: 50, 49: 49, 1: 1} {
 		s := billing()
-		s.Created.MaxPollRecords = allowed
+		s.Config.MaxPollRecords = allowed
 		most, err := decidePull(s, Pull{})
 		require.NoError(t, err)
 		require.Equal(t, want, most)
@@ -52,7 +52,7 @@ func TestPullFromASubscriptionThatRests(t *testing.T) {
 	t.Parallel()
 	for _, status := range []string{StatusPaused, StatusStopped} {
 		s := billing()
-		s.Created.Status = status
+		s.Config.Status = status
 		_, err := decidePull(s, Pull{})
 		require.Contains(t, requireRefusal(t, err, CodeConsumerError).Reason, status)
 	}
@@ -78,7 +78,7 @@ func TestFailuresAreRetriedUntilNoAttemptIsLeft(t *testing.T) {
 		t.Run(fmt.Sprintf("attempt %d of 1+%d", tc.attempt, tc.maxRetryAttempts), func(t *testing.T) {
 			t.Parallel()
 			s := billing()
-			s.Created.MaxRetryAttempts = tc.maxRetryAttempts
+			s.Config.MaxRetryAttempts = tc.maxRetryAttempts
 			a := s.delivery(delivery{SubscriptionID: subscriptionID, MessageID: messageID, Attempt: tc.attempt})
 			e := decideFailure(s, a, failure{Reason: events.ReasonNack, Error: "no", DelayMs: new(int64(5))})
 			if tc.dead {
@@ -118,7 +118,7 @@ func TestBackoffDoublesWithFullJitterUpToACap(t *testing.T) {
 		t.Run(fmt.Sprintf("attempt %d after %d ms", tc.attempt, tc.retryDelayMs), func(t *testing.T) {
 			t.Parallel()
 			s := billing()
-			s.Created.RetryDelayMs, s.Created.MaxRetryAttempts = tc.retryDelayMs, 1000
+			s.Config.RetryDelayMs, s.Config.MaxRetryAttempts = tc.retryDelayMs, 1000
 			delay := func(chance float64) int64 {
 				e := decideFailure(s, s.delivery(delivery{Attempt: tc.attempt}), failure{Reason: events.ReasonLeaseExpired, Rand: chance})
 				return e.(events.MessageFailed).RetryDelayMs

@@ -54,8 +54,8 @@ type CreateQueue struct {
 }
 
 // decideCreateQueue fills in the defaults and checks every field.
-func decideCreateQueue(c CreateQueue) (events.TopicCreated, error) {
-	e := events.TopicCreated{
+func decideCreateQueue(c CreateQueue) (events.TopicConfig, error) {
+	e := events.TopicConfig{
 		TopicID: c.ID, Name: c.Name, DisplayName: c.DisplayName, Description: c.Description,
 		TopicType: or(c.TopicType, "redis_stream"), PartitionCount: deref(c.PartitionCount, 1),
 		ReplicationFactor: deref(c.ReplicationFactor, 1), RetentionMs: deref(c.RetentionMs, QueueRetentionMsDefault),
@@ -66,19 +66,24 @@ func decideCreateQueue(c CreateQueue) (events.TopicCreated, error) {
 	}
 	var v check
 	v.that(queueName.MatchString(e.Name), "name", QueueNameLimit, fmt.Sprintf("is %q", brief(e.Name)))
-	v.short(e.DisplayName, "displayName", DisplayNameMax)
-	v.short(e.Description, "description", DescriptionMax)
 	v.oneOf(e.TopicType, "topicType", "redis_stream")
-	v.between(int64(e.PartitionCount), 1, QueuePartitionsMax, "partitionCount")
-	v.between(int64(e.ReplicationFactor), 1, 1, "replicationFactor")
-	v.between(e.RetentionMs, QueueRetentionMsMin, QueueRetentionMsMax, "retentionMs")
-	v.oneOf(e.MessageFormat, "messageFormat", "json")
-	v.oneOf(e.CompressionType, "compressionType", "none")
-	v.oneOf(e.Status, "status", StatusActive, StatusPaused)
-	v.that(isObjectOrAbsent(e.SchemaDefinition), "schemaDefinition", "a JSON object", "is not an object")
-	v.callers(e.AllowedProducers, "allowedProducers")
-	v.callers(e.AllowedConsumers, "allowedConsumers")
+	v.topic(e)
 	return e, v.refusal()
+}
+
+// topic checks what may change of a queue's configuration.
+func (c *check) topic(e events.TopicConfig) {
+	c.short(e.DisplayName, "displayName", DisplayNameMax)
+	c.short(e.Description, "description", DescriptionMax)
+	c.between(int64(e.PartitionCount), 1, QueuePartitionsMax, "partitionCount")
+	c.between(int64(e.ReplicationFactor), 1, 1, "replicationFactor")
+	c.between(e.RetentionMs, QueueRetentionMsMin, QueueRetentionMsMax, "retentionMs")
+	c.oneOf(e.MessageFormat, "messageFormat", "json")
+	c.oneOf(e.CompressionType, "compressionType", "none")
+	c.oneOf(e.Status, "status", StatusActive, StatusPaused)
+	c.that(isObjectOrAbsent(e.SchemaDefinition), "schemaDefinition", "a JSON object", "is not an object")
+	c.callers(e.AllowedProducers, "allowedProducers")
+	c.callers(e.AllowedConsumers, "allowedConsumers")
 }
 
 func (c *check) callers(names []string, field string) {
@@ -92,33 +97,36 @@ func (c *check) callers(names []string, field string) {
 // CreateQueue creates a queue and returns it. With an idempotency key, the same
 // request again returns the same queue.
 func (d *Dispatcher) CreateQueue(ctx context.Context, caller Caller, cmd CreateQueue) (Topic, Receipt, error) {
-	e, err := decideCreateQueue(cmd)
+	fail := func(err error) (Topic, Receipt, error) { return Topic{}, Receipt{}, err }
+	config, err := decideCreateQueue(cmd)
 	if err != nil {
-		return Topic{}, Receipt{}, err
+		return fail(err)
 	}
-	topic := evolveTopic(Topic{TenantID: caller.TenantID}, e)
-	state, err := json.Marshal(topic)
-	if err != nil {
-		return Topic{}, Receipt{}, fmt.Errorf("create queue: %w", err)
-	}
-	shard := events.ShardOf(caller.TenantID, e.Name, d.cfg.Shards)
-	out, err := d.appendOne(ctx, shard, events.Append{
-		ID: cmd.ID, TenantID: caller.TenantID, Event: e, Meta: d.meta(caller, cmdFingerprint(caller, cmd)),
-		State: state, Version: topic.Version,
+	topic := Topic{TenantID: caller.TenantID, Version: 1, Config: config}
+	shard := events.ShardOf(caller.TenantID, config.Name, d.cfg.Shards)
+	out, err := d.appendState(ctx, shard, topic, events.Append{
+		ID: cmd.ID, TenantID: caller.TenantID, Event: events.TopicCreated{TopicConfig: config}, Meta: d.meta(caller, d.fingerprint(caller, cmd)),
+		Version: topic.Version,
 	})
 	if err != nil {
-		return Topic{}, Receipt{}, err
+		return fail(err)
 	}
+	topic.CreatedAtMs, topic.ChangedAtMs = out.Position.Ms(), out.Position.Ms()
 	switch out.Status {
 	case events.StatusExists:
-		return Topic{}, Receipt{}, refuse(CodeConflict, "a queue named %q exists", e.Name)
+		return fail(refuse(CodeConflict, "a queue named %q exists", config.Name))
 	case events.StatusKeyReused:
-		return Topic{}, Receipt{}, keyReused()
+		return fail(keyReused())
 	case events.StatusDuplicate:
-		if topic, _, err = d.topic(ctx, caller, e.Name); err != nil {
-			return Topic{}, Receipt{}, err
+		d.store.Forget(out.ID)
+		topic, _, err = d.topic(ctx, caller, config.Name)
+		if isRefused(err, CodeQueueNotFound) || (err == nil && topic.Config.TopicID != out.ID) {
+			err = refuse(CodeConflict, "the queue that this request made has been deleted")
 		}
-	case events.StatusAppended, events.StatusStale, events.StatusLeaseLost, events.StatusAborted:
+		if err != nil {
+			return fail(err)
+		}
+	default:
 	}
 	receipt, err := d.await(ctx, caller, shard, out)
 	return topic, receipt, err

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 
 	"github.com/tallymq/tallymq/events"
@@ -24,6 +25,8 @@ const (
 	RetryDelayMsDefault   = 1000
 	groupNameLimit        = "[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 	HandlerConfigBytesMax = 16 << 10
+	MessageFilterBytesMax = 4 << 10
+	WebhookURLMax         = 2000
 )
 
 var groupName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
@@ -31,8 +34,10 @@ var groupName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
 // CreateSubscription asks for a new subscription. Zero values take the defaults.
 type CreateSubscription struct {
 	// ID is the subscription's id, minted by the caller.
-	ID                  string
+	ID string
+	// Queue names the queue; TopicID stands in where it is empty.
 	Queue               string
+	TopicID             string
 	ConsumerGroup       string
 	ConsumerName        string
 	SubscriptionType    string
@@ -49,14 +54,14 @@ type CreateSubscription struct {
 }
 
 // decideCreateSubscription fills in the defaults and checks every field.
-func decideCreateSubscription(c CreateSubscription, topicID string, sessionTimeoutMs int) (events.SubscriptionCreated, error) {
+func decideCreateSubscription(c CreateSubscription, topicID string, sessionTimeoutMs int) (events.SubscriptionConfig, error) {
 	handler := c.HandlerConfig
 	if len(handler) == 0 {
 		handler = json.RawMessage("{}")
 	}
-	e := events.SubscriptionCreated{
+	e := events.SubscriptionConfig{
 		SubscriptionID: c.ID, TopicID: topicID, ConsumerGroup: c.ConsumerGroup,
-		ConsumerName: or(c.ConsumerName, c.ConsumerGroup), SubscriptionType: or(c.SubscriptionType, "redis_consumer"),
+		ConsumerName: or(c.ConsumerName, c.ConsumerGroup), SubscriptionType: or(c.SubscriptionType, TypeConsumer),
 		OffsetResetPolicy: or(c.OffsetResetPolicy, "latest"), MaxPollRecords: deref(c.MaxPollRecords, PollRecordsDefault),
 		SessionTimeoutMs:    deref(c.SessionTimeoutMs, sessionTimeoutMs),
 		HeartbeatIntervalMs: deref(c.HeartbeatIntervalMs, HeartbeatMsDefault), HandlerConfig: handler,
@@ -70,20 +75,50 @@ func decideCreateSubscription(c CreateSubscription, topicID string, sessionTimeo
 	var v check
 	v.that(groupName.MatchString(e.ConsumerGroup), "consumerGroup", groupNameLimit, fmt.Sprintf("is %q", brief(e.ConsumerGroup)))
 	v.that(c.ConsumerName == "" || groupName.MatchString(c.ConsumerName), "consumerName", groupNameLimit, fmt.Sprintf("is %q", brief(e.ConsumerName)))
-	v.oneOf(e.SubscriptionType, "subscriptionType", "redis_consumer")
+	v.oneOf(e.SubscriptionType, "subscriptionType", TypeConsumer, TypeWebhook)
 	v.oneOf(e.OffsetResetPolicy, "offsetResetPolicy", "earliest", "latest")
-	v.between(int64(e.MaxPollRecords), 1, PollRecordsMax, "maxPollRecords")
-	v.between(int64(e.SessionTimeoutMs), SessionTimeoutMsMin, SessionTimeoutMsMax, "sessionTimeoutMs")
-	v.between(int64(e.HeartbeatIntervalMs), HeartbeatMsMin, max(int64(e.SessionTimeoutMs)-1, HeartbeatMsMin), "heartbeatIntervalMs")
-	v.between(int64(e.MaxRetryAttempts), 0, RetryAttemptsMax, "maxRetryAttempts")
-	v.between(int64(e.RetryDelayMs), 0, RetryDelayMsMax, "retryDelayMs")
-	v.that(isObjectOrAbsent(handler), "handlerConfig", "a JSON object", "is not an object")
-	v.that(len(handler) <= HandlerConfigBytesMax, "handlerConfig", fmt.Sprintf("at most %d bytes", HandlerConfigBytesMax), fmt.Sprintf("has %d bytes", len(handler)))
-	v.oneOf(e.Status, "status", StatusActive, StatusPaused)
-	// What is not carried out must not be accepted in silence.
-	v.that(e.DeadLetterQueue == "", "deadLetterQueue", "absent", "is not supported yet: dead letters stay with their subscription")
-	v.that(len(e.MessageFilter) == 0, "messageFilter", "absent", "is not supported yet")
+	v.subscription(e)
 	return e, v.refusal()
+}
+
+// Types of subscriptions.
+const (
+	TypeConsumer = "redis_consumer"
+	TypeWebhook  = "webhook"
+)
+
+// subscription checks what may change of a subscription's configuration.
+func (c *check) subscription(e events.SubscriptionConfig) {
+	c.between(int64(e.MaxPollRecords), 1, PollRecordsMax, "maxPollRecords")
+	c.between(int64(e.SessionTimeoutMs), SessionTimeoutMsMin, SessionTimeoutMsMax, "sessionTimeoutMs")
+	c.between(int64(e.HeartbeatIntervalMs), HeartbeatMsMin, max(int64(e.SessionTimeoutMs)-1, HeartbeatMsMin), "heartbeatIntervalMs")
+	c.between(int64(e.MaxRetryAttempts), 0, RetryAttemptsMax, "maxRetryAttempts")
+	c.between(int64(e.RetryDelayMs), 0, RetryDelayMsMax, "retryDelayMs")
+	c.handler(e)
+	c.that(e.DeadLetterQueue == "" || queueName.MatchString(e.DeadLetterQueue), "deadLetterQueue", QueueNameLimit, fmt.Sprintf("is %q", brief(e.DeadLetterQueue)))
+	c.that(isObjectOrAbsent(e.MessageFilter), "messageFilter", "a JSON object", "is not an object")
+	c.atMost(len(e.MessageFilter), MessageFilterBytesMax, "messageFilter")
+	c.oneOf(e.Status, "status", StatusActive, StatusPaused)
+}
+
+func (c *check) atMost(n, most int, field string) {
+	c.that(n <= most, field, fmt.Sprintf("at most %d bytes", most), fmt.Sprintf("has %d bytes", n))
+}
+
+// handler checks handlerConfig: an object, and for a webhook one with its url.
+func (c *check) handler(e events.SubscriptionConfig) {
+	c.atMost(len(e.HandlerConfig), HandlerConfigBytesMax, "handlerConfig")
+	c.that(isObjectOrAbsent(e.HandlerConfig), "handlerConfig", "a JSON object", "is not an object")
+	if e.SubscriptionType != TypeWebhook {
+		return
+	}
+	var webhook struct {
+		URL string `json:"url"`
+	}
+	err := json.Unmarshal(e.HandlerConfig, &webhook)
+	u, parsed := url.Parse(webhook.URL)
+	ok := err == nil && parsed == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && len(webhook.URL) <= WebhookURLMax
+	c.that(ok, "handlerConfig.url", fmt.Sprintf("an http or https URL of at most %d characters, without user and password", WebhookURLMax), "is not one")
 }
 
 // CreateSubscription creates a subscription on a queue and returns it. A consumer
@@ -99,8 +134,34 @@ func (d *Dispatcher) CreateSubscription(ctx context.Context, caller Caller, cmd 
 	return Subscription{}, Receipt{}, tooBusy()
 }
 
+// refOfTopic is how the caller names the queue that a command names by its id.
+func (d *Dispatcher) refOfTopic(ctx context.Context, caller Caller, cmd CreateSubscription) (string, error) {
+	if cmd.Queue != "" {
+		var v check
+		v.that(false, "topicId", "queue or topicId, not both", "is given beside queue")
+		return "", v.refusal()
+	}
+	a, err := d.store.TopicByID(ctx, cmd.TopicID)
+	if err != nil && !errors.Is(err, events.ErrNoAggregate) {
+		return "", unavailable(err)
+	}
+	if err == nil {
+		if t, ok := a.Value.(Topic); ok && (t.TenantID == caller.TenantID || t.Config.IsPublic) {
+			return queueRef(caller.TenantID, t.TenantID, t.Config.Name), nil
+		}
+	}
+	return "", refuse(CodeQueueNotFound, "no queue with the id %q", brief(cmd.TopicID))
+}
+
 func (d *Dispatcher) createSubscription(ctx context.Context, caller Caller, cmd CreateSubscription) (Subscription, Receipt, error) {
 	fail := func(err error) (Subscription, Receipt, error) { return Subscription{}, Receipt{}, err }
+	if cmd.TopicID != "" {
+		ref, err := d.refOfTopic(ctx, caller, cmd)
+		if err != nil {
+			return fail(err)
+		}
+		cmd.Queue = ref
+	}
 	topic, shard, err := d.topic(ctx, caller, cmd.Queue)
 	if err != nil {
 		return fail(err)
@@ -108,36 +169,38 @@ func (d *Dispatcher) createSubscription(ctx context.Context, caller Caller, cmd 
 	if !topic.mayConsume(caller) {
 		return fail(refuse(CodeForbidden, "%q may not consume from queue %q", caller.Subject, cmd.Queue))
 	}
-	e, err := decideCreateSubscription(cmd, topic.Created.TopicID, int(d.cfg.SessionTimeout.Milliseconds()))
+	config, err := decideCreateSubscription(cmd, topic.Config.TopicID, int(d.cfg.SessionTimeout.Milliseconds()))
 	if err != nil {
 		return fail(err)
 	}
-	sub := evolveSubscription(Subscription{TenantID: caller.TenantID, Partitions: topic.Created.PartitionCount}, e)
-	state, err := json.Marshal(sub)
-	if err != nil {
-		return fail(fmt.Errorf("create subscription: %w", err))
-	}
-	out, err := d.appendOne(ctx, shard, events.Append{
-		ID: cmd.ID, TenantID: caller.TenantID, Event: e, Meta: d.meta(caller, cmdFingerprint(caller, cmd)),
-		Guard: events.Guard{TopicVersion: topic.Version, Partitions: topic.Created.PartitionCount},
-		State: state, Version: sub.Version,
+	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID}
+	out, err := d.appendState(ctx, shard, sub, events.Append{
+		ID: cmd.ID, TenantID: caller.TenantID, Event: events.SubscriptionCreated{SubscriptionConfig: config},
+		Meta: d.meta(caller, d.fingerprint(caller, cmd)), Guard: events.Guard{TopicVersion: topic.Version},
+		Version: sub.Version, Group: sub.group(),
 	})
 	if err != nil {
 		return fail(err)
 	}
+	sub.CreatedAtMs, sub.ChangedAtMs = out.Position.Ms(), out.Position.Ms()
 	switch out.Status {
 	case events.StatusStale:
-		d.store.Forget(topic.Created.TopicID)
+		d.store.Forget(topic.Config.TopicID)
 		return fail(errStale)
 	case events.StatusExists:
-		return fail(refuse(CodeConflict, "consumer %q of group %q exists on queue %q", e.ConsumerName, e.ConsumerGroup, cmd.Queue))
+		return fail(refuse(CodeConflict, "consumer %q of group %q exists on queue %q", config.ConsumerName, config.ConsumerGroup, cmd.Queue))
 	case events.StatusKeyReused:
 		return fail(keyReused())
 	case events.StatusDuplicate:
-		if sub, _, err = d.subscription(ctx, caller, out.ID); err != nil {
+		d.store.Forget(out.ID)
+		sub, _, err = d.subscription(ctx, caller, out.ID)
+		if isRefused(err, CodeSubscriptionNotFound) {
+			err = refuse(CodeConflict, "the subscription that this request made has been deleted")
+		}
+		if err != nil {
 			return fail(err)
 		}
-	case events.StatusAppended, events.StatusLeaseLost, events.StatusAborted:
+	default:
 	}
 	receipt, err := d.await(ctx, caller, shard, out)
 	return sub, receipt, err

@@ -90,7 +90,7 @@ func TestCreateQueueTakesDefaults(t *testing.T) {
 	e, err := decideCreateQueue(CreateQueue{ID: topicID, Name: "orders"})
 	// then all else is as the contract says
 	require.NoError(t, err)
-	require.Equal(t, events.TopicCreated{
+	require.Equal(t, events.TopicConfig{
 		TopicID: topicID, Name: "orders", TopicType: "redis_stream", PartitionCount: 1, ReplicationFactor: 1, RetentionMs: 604_800_000,
 		MessageFormat: "json", CompressionType: "none", AllowedProducers: []string{}, AllowedConsumers: []string{}, Status: "active",
 	}, e)
@@ -104,7 +104,7 @@ func TestCreateQueueKeepsWhatIsGiven(t *testing.T) {
 		CompressionType: "none", IsPublic: true, AllowedProducers: []string{"p"}, AllowedConsumers: []string{"c"}, Status: "paused",
 	})
 	require.NoError(t, err)
-	require.Equal(t, events.TopicCreated{
+	require.Equal(t, events.TopicConfig{
 		TopicID: topicID, Name: "orders", DisplayName: "d", Description: "x", TopicType: "redis_stream", PartitionCount: 7,
 		ReplicationFactor: 1, RetentionMs: 60_000, MessageFormat: "json", SchemaDefinition: json.RawMessage(`{"a":1}`),
 		CompressionType: "none", IsPublic: true, AllowedProducers: []string{"p"}, AllowedConsumers: []string{"c"}, Status: "paused",
@@ -172,7 +172,7 @@ func TestCreateSubscriptionTakesDefaults(t *testing.T) {
 	t.Parallel()
 	e, err := decideCreateSubscription(CreateSubscription{ID: subscriptionID, ConsumerGroup: "billing"}, topicID, 30_000)
 	require.NoError(t, err)
-	require.Equal(t, events.SubscriptionCreated{
+	require.Equal(t, events.SubscriptionConfig{
 		SubscriptionID: subscriptionID, TopicID: topicID, ConsumerGroup: "billing", ConsumerName: "billing", SubscriptionType: "redis_consumer",
 		OffsetResetPolicy: "latest", MaxPollRecords: 500, SessionTimeoutMs: 30_000, HeartbeatIntervalMs: 3000, HandlerConfig: json.RawMessage("{}"),
 		MaxRetryAttempts: 3, RetryDelayMs: 1000, Status: "active",
@@ -201,7 +201,9 @@ func TestCreateSubscriptionLimits(t *testing.T) {
 			cases = append(cases, limitCase[c]{name: fmt.Sprintf("%s %.20q", field, bad), when: func(c *c) { set(c, bad) }, field: field, limit: groupNameLimit})
 		}
 	}
-	cases = append(cases, oneOf("subscriptionType", func(c *c, s string) { c.SubscriptionType = s }, "redis_consumer")...)
+	cases = append(cases, oneOf("subscriptionType", func(c *c, s string) {
+		c.SubscriptionType, c.HandlerConfig = s, json.RawMessage(`{"url":"https://example.com/hook"}`)
+	}, "redis_consumer", "webhook")...)
 	cases = append(cases, oneOf("offsetResetPolicy", func(c *c, s string) { c.OffsetResetPolicy = s }, "earliest", "latest")...)
 	cases = append(cases, oneOf("status", func(c *c, s string) { c.Status = s }, "active", "paused")...)
 	cases = append(cases, between("maxPollRecords", 1, 1000, func(c *c, n int64) { c.MaxPollRecords = new(int(n)) })...)
@@ -216,9 +218,17 @@ func TestCreateSubscriptionLimits(t *testing.T) {
 		limitCase[c]{name: "handlerConfig largest", when: func(c *c) { c.HandlerConfig = object(16 << 10) }},
 		limitCase[c]{name: "handlerConfig too large", when: func(c *c) { c.HandlerConfig = object(16<<10 + 1) }, field: "handlerConfig", limit: "at most 16384 bytes"},
 		limitCase[c]{name: "handlerConfig no object", when: func(c *c) { c.HandlerConfig = json.RawMessage("[]") }, field: "handlerConfig", limit: "a JSON object"},
-		limitCase[c]{name: "deadLetterQueue", when: func(c *c) { c.DeadLetterQueue = "d" }, field: "deadLetterQueue", limit: "absent"},
-		limitCase[c]{name: "messageFilter", when: func(c *c) { c.MessageFilter = json.RawMessage("{}") }, field: "messageFilter", limit: "absent"},
+		limitCase[c]{name: "deadLetterQueue", when: func(c *c) { c.DeadLetterQueue = "d" }},
+		limitCase[c]{name: "deadLetterQueue bad name", when: func(c *c) { c.DeadLetterQueue = "D" }, field: "deadLetterQueue", limit: QueueNameLimit},
+		limitCase[c]{name: "messageFilter largest", when: func(c *c) { c.MessageFilter = object(4 << 10) }},
+		limitCase[c]{name: "messageFilter too large", when: func(c *c) { c.MessageFilter = object(4<<10 + 1) }, field: "messageFilter", limit: "at most 4096 bytes"},
+		limitCase[c]{name: "messageFilter no object", when: func(c *c) { c.MessageFilter = json.RawMessage(`"a"`) }, field: "messageFilter", limit: "a JSON object"},
 	)
+	for _, bad := range []string{``, `ftp://example.com`, `https://`, `https://u:p@example.com`, `/hook`, `https://example.com/` + strings.Repeat("a", WebhookURLMax)} {
+		cases = append(cases, limitCase[c]{name: "webhook " + brief(bad), when: func(c *c) {
+			c.SubscriptionType, c.HandlerConfig = TypeWebhook, json.RawMessage(`{"url":"`+bad+`"}`)
+		}, field: "handlerConfig.url", limit: "an http or https URL of at most 2000 characters, without user and password"})
+	}
 	for _, tc := range cases {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -238,15 +248,16 @@ func TestCreateSubscriptionNeedsAGroup(t *testing.T) {
 
 func TestAggregatesFoldAndDecode(t *testing.T) {
 	t.Parallel()
-	topic := evolveTopic(Topic{TenantID: tenantID}, events.TopicCreated{TopicID: topicID, Name: "orders", AllowedProducers: []string{"p"}})
-	require.Equal(t, int64(1), topic.Version)
+	topic := Topic{TenantID: tenantID, Version: 2, Config: events.TopicConfig{TopicID: topicID, Name: "orders", AllowedProducers: []string{"p"}}}
 	state, err := json.Marshal(topic)
 	require.NoError(t, err)
 	got, err := DecodeTopic(state)
 	require.NoError(t, err)
 	require.Equal(t, topic, got)
-	s := evolveSubscription(Subscription{TenantID: tenantID, Partitions: 3}, events.SubscriptionCreated{SubscriptionID: subscriptionID, ConsumerGroup: "g", HandlerConfig: json.RawMessage("{}")})
-	require.Equal(t, int64(1), s.Version)
+	s := Subscription{
+		TenantID: tenantID, Version: 3, Queue: "orders", QueueTenantID: tenantID,
+		Config: events.SubscriptionConfig{SubscriptionID: subscriptionID, ConsumerGroup: "g", HandlerConfig: json.RawMessage("{}")},
+	}
 	state, err = json.Marshal(s)
 	require.NoError(t, err)
 	got, err = DecodeSubscription(state)
@@ -262,20 +273,23 @@ func TestWhoMayProduceAndConsume(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
 		allowed []string
-		subject string
+		caller  Caller
 		may     bool
 	}{
-		"nobody is named":         {nil, "a", true},
-		"named":                   {[]string{"b", "a"}, "a", true},
-		"not named":               {[]string{"b"}, "a", false},
-		"part of a name":          {[]string{"ab"}, "a", false},
-		"other case":              {[]string{"A"}, "a", false},
-		"the platform's own call": {[]string{"b"}, "", true},
+		"nobody is named":         {nil, Caller{Subject: "a"}, true},
+		"named":                   {[]string{"b", "a"}, Caller{Subject: "a"}, true},
+		"not named":               {[]string{"b"}, Caller{Subject: "a"}, false},
+		"part of a name":          {[]string{"ab"}, Caller{Subject: "a"}, false},
+		"other case":              {[]string{"A"}, Caller{Subject: "a"}, false},
+		"nobody":                  {[]string{"b"}, Caller{}, false},
+		"another tenant":          {nil, Caller{Subject: "a", TenantID: "other"}, false},
+		"another tenant's a":      {[]string{"a"}, Caller{Subject: "a", TenantID: "other"}, false},
+		"the platform's own call": {[]string{"b"}, Caller{Platform: true}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			require.Equal(t, tc.may, Topic{Created: events.TopicCreated{AllowedProducers: tc.allowed}}.mayProduce(Caller{Subject: tc.subject}))
-			require.Equal(t, tc.may, Topic{Created: events.TopicCreated{AllowedConsumers: tc.allowed}}.mayConsume(Caller{Subject: tc.subject}))
+			require.Equal(t, tc.may, Topic{Config: events.TopicConfig{AllowedProducers: tc.allowed}}.mayProduce(tc.caller))
+			require.Equal(t, tc.may, Topic{Config: events.TopicConfig{AllowedConsumers: tc.allowed}}.mayConsume(tc.caller))
 		})
 	}
 }

@@ -2,12 +2,14 @@ package commands
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/tallymq/tallymq/events"
@@ -19,6 +21,8 @@ type Store interface {
 
 	// Topic returns a topic by name; its Value is a Topic.
 	Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error)
+	// TopicByID returns a topic by id, whoever's it is.
+	TopicByID(ctx context.Context, id string) (*events.Aggregate, error)
 	// Subscription returns a subscription by id, whoever's it is; its Value is a
 	// Subscription.
 	Subscription(ctx context.Context, id string) (*events.Aggregate, error)
@@ -28,6 +32,8 @@ type Store interface {
 	WaitFolded(ctx context.Context, shard int, position events.Position) error
 	// Lease leases messages, waiting for some at most wait.
 	Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error)
+	// Resume takes up again what a subscription has leased and not settled.
+	Resume(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error)
 	// Extend moves the end of leases.
 	Extend(ctx context.Context, shard int, topicID, group, subscriptionID string, leases []events.Lease, d time.Duration) (int64, []bool, error)
 }
@@ -35,9 +41,10 @@ type Store interface {
 // Caller is who gives a command, and how they want it done.
 type Caller struct {
 	TenantID string
-	// Subject is matched against a queue's producers and consumers; the
-	// platform's own callers have none and may do everything.
-	Subject        string
+	// Subject is matched against a queue's producers and consumers.
+	Subject string
+	// Platform says that the caller is the platform's own, who may do everything.
+	Platform       bool
 	RequestID      string
 	TraceParent    string
 	IdempotencyKey string
@@ -60,6 +67,15 @@ type Config struct {
 	PullBytesMax int
 	// TokenKey signs ack tokens; every instance has the same one.
 	TokenKey []byte
+	// Seal encrypts the payload of a topic's message, nil where payloads stay as they
+	// are; Open is its inverse, and says [ErrUnreadable] of what it will never open. The
+	// tenant is the topic's.
+	Seal, Open func(ctx context.Context, tenantID, topicID, messageID string, payload []byte) ([]byte, error)
+	// Traced is told of messages that are handed out with the trace context that they
+	// were published in, nil for nobody.
+	Traced func(ctx context.Context, traceParent, tenantID, queue, group, messageID string)
+	// Observer is told what was done, nil for nobody.
+	Observer Observer
 	Logger   *slog.Logger
 
 	// Now, NewID and Rand are where time, ids (UUIDv7) and chance (0 to 1)
@@ -68,6 +84,22 @@ type Config struct {
 	NewID func() string
 	Rand  func() float64
 }
+
+// Observer measures what a dispatcher does. Its methods must not block.
+type Observer interface {
+	// Published says that messages were published to a queue; took is from the
+	// request to its answer.
+	Published(tenantID, queue string, messages, bytes int, took time.Duration)
+	// Delivered says that a message was handed out for the first time, waited after
+	// it was published.
+	Delivered(tenantID, queue, group string, waited time.Duration)
+	// Settled says that a delivery ended: acked, retrying or dead_letter, and why.
+	Settled(tenantID, queue, group, outcome, reason string, processing time.Duration)
+}
+
+// ErrUnreadable reports a payload that cannot be decrypted: its key is gone, or it is
+// not what was sealed.
+var ErrUnreadable = errors.New("the payload cannot be decrypted")
 
 // Dispatcher carries commands out.
 type Dispatcher struct {
@@ -105,16 +137,25 @@ func keyReused() error {
 	return refuse(CodeIdempotencyKeyReused, "this Idempotency-Key was used for another request")
 }
 
-// topic loads a tenant's topic.
-func (d *Dispatcher) topic(ctx context.Context, caller Caller, name string) (Topic, int, error) {
+// queueRefLimit is how a queue is named in words.
+const queueRefLimit = QueueNameLimit + ", or <tenant id>:<name> for another tenant's public queue"
+
+// topic loads a topic that the caller can see: the tenant's own, or a public one under
+// <tenant id>:<name>. Any other is as missing.
+func (d *Dispatcher) topic(ctx context.Context, caller Caller, ref string) (Topic, int, error) {
+	owner, name := caller.TenantID, ref
+	if tenant, rest, found := strings.Cut(ref, ":"); found {
+		owner, name = tenant, rest
+	}
 	if !queueName.MatchString(name) {
 		var v check
-		v.that(false, "queue", QueueNameLimit, fmt.Sprintf("is %q", brief(name)))
+		v.that(false, "queue", queueRefLimit, fmt.Sprintf("is %q", brief(ref)))
 		return Topic{}, 0, v.refusal()
 	}
-	a, err := d.store.Topic(ctx, caller.TenantID, name)
+	missing := refuse(CodeQueueNotFound, "no queue %q", brief(ref))
+	a, err := d.store.Topic(ctx, owner, name)
 	if errors.Is(err, events.ErrNoAggregate) {
-		return Topic{}, 0, refuse(CodeQueueNotFound, "no queue %q", name)
+		return Topic{}, 0, missing
 	}
 	if err != nil {
 		return Topic{}, 0, unavailable(err)
@@ -123,7 +164,20 @@ func (d *Dispatcher) topic(ctx context.Context, caller Caller, name string) (Top
 	if !ok {
 		return Topic{}, 0, fmt.Errorf("topic %s: state is %T", a.ID, a.Value)
 	}
+	if owner != caller.TenantID && !t.Config.IsPublic {
+		return Topic{}, 0, missing
+	}
+	t.CreatedAtMs, t.ChangedAtMs = a.Created.Ms(), a.Changed.Ms()
 	return t, a.Shard, nil
+}
+
+// ownTopic is topic for what changes it: another tenant's is as missing.
+func (d *Dispatcher) ownTopic(ctx context.Context, caller Caller, name string) (Topic, int, error) {
+	t, shard, err := d.topic(ctx, caller, name)
+	if err == nil && t.TenantID != caller.TenantID {
+		err = refuse(CodeQueueNotFound, "no queue %q", brief(name))
+	}
+	return t, shard, err
 }
 
 // subscription loads a tenant's subscription; another tenant's is as missing.
@@ -143,6 +197,7 @@ func (d *Dispatcher) subscription(ctx context.Context, caller Caller, id string)
 	if s.TenantID != caller.TenantID {
 		return Subscription{}, 0, missing
 	}
+	s.CreatedAtMs, s.ChangedAtMs = a.Created.Ms(), a.Changed.Ms()
 	return s, a.Shard, nil
 }
 
@@ -161,6 +216,18 @@ func (d *Dispatcher) appendOne(ctx context.Context, shard int, a events.Append) 
 		return events.Outcome{}, unavailable(err)
 	}
 	return outs[0], nil
+}
+
+// appendState is appendOne of an event after which the log keeps a state, nil for
+// none.
+func (d *Dispatcher) appendState(ctx context.Context, shard int, state any, a events.Append) (events.Outcome, error) {
+	if state != nil {
+		var err error
+		if a.State, err = json.Marshal(state); err != nil {
+			return events.Outcome{}, fmt.Errorf("%s: state: %w", a.Event.Kind(), err)
+		}
+	}
+	return d.appendOne(ctx, shard, a)
 }
 
 // await keeps the promise of an answer: it returns once the event is folded.
@@ -193,9 +260,10 @@ func (d *Dispatcher) meta(c Caller, fingerprint string) events.Meta {
 	}
 }
 
-// cmdFingerprint tells requests under one idempotency key apart. The ids that we
-// mint are not part of the request.
-func cmdFingerprint(c Caller, cmd any) string {
+// fingerprint tells requests under one idempotency key apart. It is keyed, as it is
+// stored and must not give payloads away. The ids that we mint are not part of the
+// request.
+func (d *Dispatcher) fingerprint(c Caller, cmd any) string {
 	if c.IdempotencyKey == "" {
 		return ""
 	}
@@ -205,6 +273,9 @@ func cmdFingerprint(c Caller, cmd any) string {
 		cmd = v
 	case CreateSubscription:
 		v.ID = ""
+		if v.TopicID != "" {
+			v.Queue = "" // found by the id
+		}
 		cmd = v
 	case Publish:
 		v.ID = ""
@@ -215,6 +286,7 @@ func cmdFingerprint(c Caller, cmd any) string {
 		// Commands are plain data; what cannot be encoded must not match.
 		data = []byte(err.Error())
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:16])
+	mac := hmac.New(sha256.New, d.cfg.TokenKey)
+	_, _ = mac.Write(data)
+	return hex.EncodeToString(mac.Sum(nil)[:16])
 }

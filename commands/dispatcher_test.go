@@ -24,7 +24,7 @@ func TestAQueueNameIsTakenOncePerTenant(t *testing.T) {
 	// another tenant does not notice
 	theirs, _, err := i.CreateQueue(t.Context(), commands.Caller{TenantID: otherTenant, Async: true}, commands.CreateQueue{ID: newID(), Name: "orders"})
 	require.NoError(t, err)
-	require.NotEqual(t, first.Created.TopicID, theirs.Created.TopicID)
+	require.NotEqual(t, first.Config.TopicID, theirs.Config.TopicID)
 }
 
 func TestCreateQueueUnderAnIdempotencyKey(t *testing.T) {
@@ -58,9 +58,9 @@ func TestCreateQueueUnderAnIdempotencyKey(t *testing.T) {
 	topic, receipt, err := create(theirs, 3)
 	require.NoError(t, err)
 	require.False(t, receipt.Duplicate)
-	require.NotEqual(t, first.Created.TopicID, topic.Created.TopicID)
+	require.NotEqual(t, first.Config.TopicID, topic.Config.TopicID)
 	// and the log has one event of it
-	require.Equal(t, first.Created, i.history(t, b, "orders", 1)[0].Event)
+	require.Equal(t, events.TopicCreated{TopicConfig: first.Config}, i.history(t, b, "orders", 1)[0].Event)
 }
 
 func TestCreateSubscriptionUnderAnIdempotencyKey(t *testing.T) {
@@ -72,7 +72,7 @@ func TestCreateSubscriptionUnderAnIdempotencyKey(t *testing.T) {
 	}
 	first, receipt, err := create(under("k"), "g")
 	require.NoError(t, err)
-	require.Equal(t, 2, first.Partitions)
+	require.Equal(t, "orders", first.QueueName())
 	again, repeated, err := create(under("k"), "g")
 	require.NoError(t, err)
 	require.Equal(t, first, again)
@@ -106,7 +106,7 @@ func TestQueuesSayWhoMayUseThem(t *testing.T) {
 	})
 	require.NoError(t, err)
 	as := func(subject string) commands.Caller {
-		return commands.Caller{TenantID: tenant, Subject: subject, Async: true}
+		return commands.Caller{TenantID: tenant, Subject: subject, Platform: subject == "", Async: true}
 	}
 	for subject, may := range map[string]bool{"shop": true, "billing": false, "": true} {
 		out := i.publishBatch(t, as(subject), false, message("orders", "1"))
@@ -140,7 +140,7 @@ func TestInstancesThatRaceMakeOneQueue(t *testing.T) {
 					conflicts <- err
 					return
 				}
-				ids <- topic.Created.TopicID
+				ids <- topic.Config.TopicID
 			})
 		}
 		racers.Wait()
@@ -303,21 +303,21 @@ func TestAStaleCacheIsNoticed(t *testing.T) {
 	a, err := b.instance(t).log.Subscription(t.Context(), id)
 	require.NoError(t, err)
 	s := a.Value.(commands.Subscription)
-	s.Version, s.Created.Status = 2, commands.StatusPaused
+	s.Version, s.Config.Status = 2, commands.StatusPaused
 	b.change(t, "orders", "sub", id, 2, s)
 	_, err = i.Pull(t.Context(), async, commands.Pull{SubscriptionID: id})
 	requireRefusal(t, err, commands.CodeConsumerError)
 	// and when it gives the queue partitions, so is a publish, alone or atomic
-	topic.Version, topic.Created.PartitionCount = 2, 3
-	b.change(t, "orders", "topic", topic.Created.TopicID, 2, topic)
+	topic.Version, topic.Config.PartitionCount = 2, 3
+	b.change(t, "orders", "topic", topic.Config.TopicID, 2, topic)
 	keyed := message("orders", "1")
 	keyed.Key = "g" // the third of three partitions
 	out := i.publishBatch(t, async, true, message("orders", "1"), keyed)
 	require.NoError(t, out[0].Err)
 	require.NoError(t, out[1].Err)
 	require.Equal(t, 2, out[1].Partition, "decided on one partition")
-	topic.Version, topic.Created.Status = 3, commands.StatusPaused
-	b.change(t, "orders", "topic", topic.Created.TopicID, 3, topic)
+	topic.Version, topic.Config.Status = 3, commands.StatusPaused
+	b.change(t, "orders", "topic", topic.Config.TopicID, 3, topic)
 	out = i.publishBatch(t, async, false, message("orders", "1"))
 	requireRefusal(t, out[0].Err, commands.CodePublishFailed)
 }
@@ -339,7 +339,7 @@ func TestAStateThatNeverSettlesIsGivenUpOn(t *testing.T) {
 	topic := i.queue(t, "orders", 1)
 	id := i.subscribe(t, "orders", "g")
 	// given versions that are always ahead of the states
-	b.change(t, "orders", "topic", topic.Created.TopicID, 9, topic)
+	b.change(t, "orders", "topic", topic.Config.TopicID, 9, topic)
 	a, err := i.log.Subscription(t.Context(), id)
 	require.NoError(t, err)
 	b.change(t, "orders", "sub", id, 9, a.Value)
@@ -352,7 +352,7 @@ func TestAStateThatNeverSettlesIsGivenUpOn(t *testing.T) {
 	requireRefusal(t, err, commands.CodeUnavailable)
 	_, _, err = i.CreateSubscription(t.Context(), async, commands.CreateSubscription{ID: newID(), Queue: "orders", ConsumerGroup: "h"})
 	requireRefusal(t, err, commands.CodeUnavailable)
-	n, err := b.client.XLen(t.Context(), redis.QueueStream(b.prefix, a.Shard, topic.Created.TopicID, 0)).Result()
+	n, err := b.client.XLen(t.Context(), redis.QueueStream(b.prefix, a.Shard, topic.Config.TopicID, 0)).Result()
 	require.NoError(t, err)
 	require.Zero(t, n)
 }

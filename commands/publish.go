@@ -48,6 +48,11 @@ type Publish struct {
 	Partition     *int
 	TTLMs         *int64
 	ExpiresAt     *time.Time
+	// TraceParent is the message's own trace context; the caller's stands in.
+	TraceParent string `json:"-"`
+	// EventKey identifies the message, like an idempotency key that comes with it:
+	// whatever else differs, the same key is the same message.
+	EventKey string `json:"-"`
 	// Refused is what the edge found wrong with the message: it keeps its place
 	// in the batch, and is refused with that.
 	Refused *Refusal `json:"-"`
@@ -62,13 +67,15 @@ type Published struct {
 	Partition int
 	Offset    int64
 	Err       error
+
+	shard int
 }
 
 // decidePublish checks a message against its topic and gives it its partition:
 // the one asked for, else the key's, else the next in turn.
 func decidePublish(t Topic, c Publish, now time.Time, cfg Config, turn uint32) (events.MessagePublished, error) {
-	if t.Created.Status != StatusActive {
-		return events.MessagePublished{}, refuse(CodePublishFailed, "queue %q is %s", c.Queue, t.Created.Status)
+	if t.Config.Status != StatusActive {
+		return events.MessagePublished{}, refuse(CodePublishFailed, "queue %q is %s", c.Queue, t.Config.Status)
 	}
 	if len(c.Payload) > cfg.PayloadBytesMax {
 		return events.MessagePublished{}, &Refusal{
@@ -82,7 +89,7 @@ func decidePublish(t Topic, c Publish, now time.Time, cfg Config, turn uint32) (
 	v.short(c.CorrelationID, "correlationId", CorrelationIDMax)
 	v.short(c.ContentType, "contentType", ContentTypeMax)
 	v.headers(c.Headers)
-	partitions := t.Created.PartitionCount
+	partitions := t.Config.PartitionCount
 	partition := int(turn % uint32(partitions)) //nolint:gosec // 1 to 64
 	switch {
 	case c.Partition != nil:
@@ -93,7 +100,7 @@ func decidePublish(t Topic, c Publish, now time.Time, cfg Config, turn uint32) (
 	}
 	ttl := v.ttl(c, now, cfg.MessageTTL)
 	return events.MessagePublished{
-		MessageID: c.ID, TopicID: t.Created.TopicID, Partition: partition, Key: c.Key, Headers: c.Headers,
+		MessageID: c.ID, TopicID: t.Config.TopicID, Partition: partition, Key: c.Key, Headers: c.Headers,
 		ContentType: or(c.ContentType, "application/json"), CorrelationID: c.CorrelationID, TTLMs: ttl, Payload: c.Payload,
 	}, v.refusal()
 }
@@ -158,6 +165,7 @@ func (d *Dispatcher) Publish(ctx context.Context, caller Caller, batch []Publish
 	if err := checkBatch(batch, atomic); err != nil {
 		return nil, err
 	}
+	began := d.cfg.Now()
 	run := publishing{d: d, caller: caller, atomic: atomic, batch: batch, results: make([]Published, len(batch))}
 	todo := make([]int, len(batch))
 	for i := range batch {
@@ -173,7 +181,26 @@ func (d *Dispatcher) Publish(ctx context.Context, caller Caller, batch []Publish
 		run.results[i].Err = tooBusy()
 	}
 	run.awaitFolds(ctx)
+	run.observe(d.cfg.Now().Sub(began))
 	return run.results, nil
+}
+
+// observe tells the observer what was published, queue by queue.
+func (p *publishing) observe(took time.Duration) {
+	if p.d.cfg.Observer == nil {
+		return
+	}
+	type sum struct{ messages, bytes int }
+	sums := map[string]sum{}
+	for i := range p.results {
+		if r := &p.results[i]; r.Err == nil && !r.Duplicate {
+			s := sums[r.Queue]
+			sums[r.Queue] = sum{s.messages + 1, s.bytes + len(p.batch[i].Payload)}
+		}
+	}
+	for queue, s := range sums {
+		p.d.cfg.Observer.Published(p.caller.TenantID, queue, s.messages, s.bytes, took)
+	}
 }
 
 func checkBatch(batch []Publish, atomic bool) error {
@@ -213,6 +240,7 @@ func (p *publishing) once(ctx context.Context, todo []int) []int {
 			continue
 		}
 		appends[i] = a
+		p.results[i].shard = shard
 		decided = append(decided, i)
 		byShard[shard] = append(byShard[shard], i)
 	}
@@ -270,18 +298,28 @@ func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics ma
 		return 0, events.Append{}, refuse(CodeForbidden, "%q may not publish to queue %q", p.caller.Subject, cmd.Queue)
 	}
 	var turn uint32
-	if cmd.Partition == nil && cmd.Key == "" && l.topic.Created.PartitionCount > 1 {
-		turn = p.d.rounds.turn(l.topic.Created.TopicID)
+	if cmd.Partition == nil && cmd.Key == "" && l.topic.Config.PartitionCount > 1 {
+		turn = p.d.rounds.turn(l.topic.Config.TopicID)
 	}
 	e, err := decidePublish(l.topic, cmd, now, p.d.cfg, turn)
 	if err != nil {
 		return 0, events.Append{}, err
 	}
-	e.ProducerID, e.TraceParent = p.caller.Subject, p.caller.TraceParent
-	meta := p.d.meta(p.caller, cmdFingerprint(p.caller, cmd))
+	e.ProducerID, e.TraceParent = p.caller.Subject, or(cmd.TraceParent, p.caller.TraceParent)
+	meta := p.d.meta(p.caller, p.d.fingerprint(p.caller, cmd))
+	if p.d.cfg.Seal != nil {
+		sealed, err := p.d.cfg.Seal(ctx, l.topic.TenantID, e.TopicID, e.MessageID, e.Payload)
+		if err != nil {
+			return 0, events.Append{}, unavailable(fmt.Errorf("encrypt a payload: %w", err))
+		}
+		e.Sealed, e.PlainBytes, e.Payload = true, int64(len(e.Payload)), sealed
+	}
 	// The event itself carries the trace; twice would be once too often.
 	meta.TraceParent, meta.AcceptedAtMs = "", now.UnixMilli()
-	if len(p.batch) > 1 && meta.IdempotencyKey != "" {
+	if cmd.EventKey != "" {
+		// Keys that callers give have no spaces either.
+		meta.IdempotencyKey, meta.Fingerprint = "event "+cmd.EventKey, "event"
+	} else if len(p.batch) > 1 && meta.IdempotencyKey != "" {
 		// Keys have no spaces, so no other request's key looks like it.
 		meta.IdempotencyKey = fmt.Sprintf("%s %d", meta.IdempotencyKey, i)
 	}
@@ -340,6 +378,8 @@ func (p *publishing) settle(i int, out events.Outcome) bool {
 		r.Err = keyReused()
 	case events.StatusAborted:
 		r.Err = aborted
+	case events.StatusFull:
+		r.Err = refuse(CodeQueueFull, "queue %q holds as many unconsumed messages as it may", r.Queue)
 	case events.StatusLeaseLost, events.StatusExists:
 		r.Err = fmt.Errorf("publish: unexpected outcome %d", out.Status)
 	}
@@ -365,9 +405,8 @@ func (p *publishing) awaitFolds(ctx context.Context) {
 		if r.Err != nil {
 			continue
 		}
-		shard := events.ShardOf(p.caller.TenantID, r.Queue, p.d.cfg.Shards)
-		r.Folded = failed[shard] == nil
-		r.Err = failed[shard]
+		r.Folded = failed[r.shard] == nil
+		r.Err = failed[r.shard]
 	}
 }
 

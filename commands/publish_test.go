@@ -20,7 +20,7 @@ func testConfig() Config {
 
 // orders is a topic that takes messages.
 func orders(partitions int) Topic {
-	return Topic{TenantID: tenantID, Version: 1, Created: events.TopicCreated{TopicID: topicID, Name: "orders", PartitionCount: partitions, Status: StatusActive}}
+	return Topic{TenantID: tenantID, Version: 1, Config: events.TopicConfig{TopicID: topicID, Name: "orders", PartitionCount: partitions, Status: StatusActive}}
 }
 
 func TestPublishFillsInDefaults(t *testing.T) {
@@ -102,7 +102,7 @@ func TestPublishRefusesALargePayload(t *testing.T) {
 func TestPublishRefusesAQueueThatTakesNothing(t *testing.T) {
 	t.Parallel()
 	topic := orders(1)
-	topic.Created.Status = StatusPaused
+	topic.Config.Status = StatusPaused
 	_, err := decidePublish(topic, Publish{Queue: "orders", Payload: json.RawMessage("1")}, testNow, testConfig(), 0)
 	require.Contains(t, requireRefusal(t, err, CodePublishFailed).Reason, "paused")
 }
@@ -199,12 +199,12 @@ func TestCheckBatch(t *testing.T) {
 
 func TestFingerprintsTellRequestsApart(t *testing.T) {
 	t.Parallel()
-	caller := Caller{IdempotencyKey: "k"}
+	d, caller := &Dispatcher{cfg: Config{TokenKey: []byte("a")}}, Caller{IdempotencyKey: "k"}
 	base := Publish{ID: "1", Queue: "q", Payload: json.RawMessage(`{"a":1}`), Headers: map[string]string{"a": "1", "b": "2"}}
 	of := func(change func(*Publish)) string {
 		c := base
 		change(&c)
-		return cmdFingerprint(caller, c)
+		return d.fingerprint(caller, c)
 	}
 	same := of(func(*Publish) {})
 	// the same request: ids we mint, white space and the order of headers are no part of it
@@ -229,9 +229,11 @@ func TestFingerprintsTellRequestsApart(t *testing.T) {
 		seen[f] = true
 	}
 	// other commands' ids are no part of theirs either
-	require.Equal(t, cmdFingerprint(caller, CreateQueue{ID: "1"}), cmdFingerprint(caller, CreateQueue{ID: "2"}))
-	require.NotEqual(t, cmdFingerprint(caller, CreateQueue{Name: "a"}), cmdFingerprint(caller, CreateQueue{Name: "b"}))
-	require.Equal(t, cmdFingerprint(caller, CreateSubscription{ID: "1"}), cmdFingerprint(caller, CreateSubscription{ID: "2"}))
+	require.Equal(t, d.fingerprint(caller, CreateQueue{ID: "1"}), d.fingerprint(caller, CreateQueue{ID: "2"}))
+	require.NotEqual(t, d.fingerprint(caller, CreateQueue{Name: "a"}), d.fingerprint(caller, CreateQueue{Name: "b"}))
+	require.Equal(t, d.fingerprint(caller, CreateSubscription{ID: "1"}), d.fingerprint(caller, CreateSubscription{ID: "2"}))
+	// and it cannot be computed without the service's key
+	require.NotEqual(t, same, (&Dispatcher{cfg: Config{TokenKey: []byte("b")}}).fingerprint(caller, base))
 	// without a key there is nothing to tell apart
-	require.Empty(t, cmdFingerprint(Caller{}, base))
+	require.Empty(t, d.fingerprint(Caller{}, base))
 }

@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,8 @@ const (
 	CodePayloadTooLarge      Code = "MQ_PAYLOAD_TOO_LARGE"
 	CodeIdempotencyKeyReused Code = "MQ_IDEMPOTENCY_KEY_REUSED"
 	CodeLeaseLost            Code = "MQ_LEASE_LOST"
+	CodeVersionMismatch      Code = "MQ_VERSION_MISMATCH"
+	CodeQueueFull            Code = "MQ_QUEUE_FULL"
 	CodeUnavailable          Code = "MQ_UNAVAILABLE"
 )
 
@@ -54,6 +57,11 @@ func (r *Refusal) Error() string {
 
 func refuse(code Code, format string, args ...any) *Refusal {
 	return &Refusal{Code: code, Reason: fmt.Sprintf(format, args...)}
+}
+
+func isRefused(err error, code Code) bool {
+	r, ok := errors.AsType[*Refusal](err)
+	return ok && r.Code == code
 }
 
 // check collects problems, so that a caller learns all of them at once.

@@ -125,7 +125,7 @@ func (i *instance) subscribe(t testing.TB, queue, group string, change ...func(*
 	}
 	s, _, err := i.CreateSubscription(t.Context(), async, cmd)
 	require.NoError(t, err)
-	return s.Created.SubscriptionID
+	return s.Config.SubscriptionID
 }
 
 func message(queue, payload string) commands.Publish {

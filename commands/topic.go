@@ -10,18 +10,38 @@ import (
 
 // Topic is what decisions about a queue and its messages rest on.
 type Topic struct {
-	TenantID string              `json:"tenantId"`
-	Version  int64               `json:"version"`
-	Created  events.TopicCreated `json:"topic"`
+	TenantID string             `json:"tenantId"`
+	Version  int64              `json:"version"`
+	Config   events.TopicConfig `json:"topic"`
+	// CreatedAtMs and ChangedAtMs are when it was created and last changed, by the
+	// log's clock, in ms since 1970. They come from the log, beside the state.
+	CreatedAtMs, ChangedAtMs int64 `json:"-"`
 }
 
 // Subscription is what decisions about a subscription and its deliveries rest on.
 type Subscription struct {
-	TenantID string                     `json:"tenantId"`
-	Version  int64                      `json:"version"`
-	Created  events.SubscriptionCreated `json:"subscription"`
-	// Partitions is the topic's number of partitions.
-	Partitions int `json:"partitions"`
+	TenantID string                    `json:"tenantId"`
+	Version  int64                     `json:"version"`
+	Config   events.SubscriptionConfig `json:"subscription"`
+	// Queue and QueueTenantID name the queue, which may be another tenant's where it
+	// is public.
+	Queue         string `json:"queue"`
+	QueueTenantID string `json:"queueTenantId"`
+	// CreatedAtMs and ChangedAtMs are as in Topic.
+	CreatedAtMs, ChangedAtMs int64 `json:"-"`
+}
+
+// QueueName is the queue as its subscriber names it: another tenant's is
+// <tenant id>:<name>.
+func (s Subscription) QueueName() string { return queueRef(s.TenantID, s.QueueTenantID, s.Queue) }
+
+// group is the consumer group's name within the topic: tenants' groups are their own,
+// whatever they are called.
+func (s Subscription) group() string {
+	if s.QueueTenantID == s.TenantID {
+		return s.Config.ConsumerGroup
+	}
+	return s.TenantID + ":" + s.Config.ConsumerGroup
 }
 
 // Statuses of topics and subscriptions.
@@ -32,21 +52,7 @@ const (
 	StatusStopped  = "stopped"
 )
 
-// evolveTopic folds an event into a topic.
-func evolveTopic(t Topic, e events.TopicCreated) Topic {
-	t.Version++
-	t.Created = e
-	return t
-}
-
-// evolveSubscription folds an event into a subscription.
-func evolveSubscription(s Subscription, e events.SubscriptionCreated) Subscription {
-	s.Version++
-	s.Created = e
-	return s
-}
-
-// DecodeTopic reads the state that [Dispatcher.CreateQueue] appended.
+// DecodeTopic reads the state that the log keeps of a topic.
 func DecodeTopic(state []byte) (any, error) {
 	var t Topic
 	if err := json.Unmarshal(state, &t); err != nil {
@@ -55,8 +61,7 @@ func DecodeTopic(state []byte) (any, error) {
 	return t, nil
 }
 
-// DecodeSubscription reads the state that [Dispatcher.CreateSubscription]
-// appended.
+// DecodeSubscription reads the state that the log keeps of a subscription.
 func DecodeSubscription(state []byte) (any, error) {
 	var s Subscription
 	if err := json.Unmarshal(state, &s); err != nil {
@@ -65,12 +70,26 @@ func DecodeSubscription(state []byte) (any, error) {
 	return s, nil
 }
 
-// mayProduce reports whether a caller may publish. The platform's own callers,
-// who have no subject, may.
+// mayProduce reports whether a caller may publish: the tenant's own, and where the
+// queue names producers those alone, or the platform's own on the tenant's behalf.
 func (t Topic) mayProduce(c Caller) bool {
-	return c.Subject == "" || len(t.Created.AllowedProducers) == 0 || slices.Contains(t.Created.AllowedProducers, c.Subject)
+	return c.TenantID == t.TenantID && (c.Platform || isAllowed(c, t.Config.AllowedProducers))
 }
 
+// mayConsume reports whether a caller may consume: the tenant's own, everybody's where
+// the queue is public, and where it names consumers those alone.
 func (t Topic) mayConsume(c Caller) bool {
-	return c.Subject == "" || len(t.Created.AllowedConsumers) == 0 || slices.Contains(t.Created.AllowedConsumers, c.Subject)
+	return c.Platform || ((c.TenantID == t.TenantID || t.Config.IsPublic) && isAllowed(c, t.Config.AllowedConsumers))
+}
+
+func isAllowed(c Caller, names []string) bool {
+	return len(names) == 0 || slices.Contains(names, c.Subject)
+}
+
+// queueRef is how a tenant names a queue.
+func queueRef(tenantID, ownerID, name string) string {
+	if tenantID == ownerID {
+		return name
+	}
+	return ownerID + ":" + name
 }

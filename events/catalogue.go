@@ -13,7 +13,14 @@ type Kind string
 // The catalogue. "One word per event" in code is the struct's name below.
 const (
 	KindTopicCreated        Kind = "topic.created"
+	KindTopicUpdated        Kind = "topic.updated"
+	KindTopicPurged         Kind = "topic.purged"
+	KindTopicDeleted        Kind = "topic.deleted"
 	KindSubscriptionCreated Kind = "subscription.created"
+	KindSubscriptionUpdated Kind = "subscription.updated"
+	KindSubscriptionPaused  Kind = "subscription.paused"
+	KindSubscriptionResumed Kind = "subscription.resumed"
+	KindSubscriptionDeleted Kind = "subscription.deleted"
 	KindMessagePublished    Kind = "message.published"
 	KindMessageConsumed     Kind = "message.consumed"
 	KindMessageFailed       Kind = "message.failed"
@@ -32,8 +39,8 @@ type Event interface {
 }
 
 type (
-	// TopicCreated says that a queue came into being with this configuration.
-	TopicCreated struct {
+	// TopicConfig is a queue's configuration, whole.
+	TopicConfig struct {
 		TopicID           string          `json:"topicId"`
 		Name              string          `json:"name"`
 		DisplayName       string          `json:"displayName,omitempty"`
@@ -51,9 +58,39 @@ type (
 		Status            string          `json:"status"`
 	}
 
-	// SubscriptionCreated says that a consumer group member was registered on a
-	// topic with this configuration.
-	SubscriptionCreated struct {
+	// TopicCreated says that a queue came into being with this configuration.
+	TopicCreated struct{ TopicConfig }
+
+	// TopicUpdated says that a queue has this configuration from now on.
+	TopicUpdated struct{ TopicConfig }
+
+	// Discarded is what an event took from consumers unsettled. The log completes
+	// it in the same step that appends the event.
+	Discarded struct {
+		// Groups is how many messages each consumer group had not settled.
+		Groups map[string]int64 `json:"groups,omitempty"`
+		// From is the entry of the log (ms-seq) from which on messages may be
+		// concerned; empty where it is not known.
+		From string `json:"from,omitempty"`
+	}
+
+	// TopicPurged says that a queue was emptied: what was published before this
+	// event and not settled will not be delivered.
+	TopicPurged struct {
+		TopicID   string    `json:"topicId"`
+		Discarded Discarded `json:"discarded"`
+	}
+
+	// TopicDeleted says that a queue is gone, with its subscriptions and whatever
+	// they had not settled. Its name is free again.
+	TopicDeleted struct {
+		TopicID   string    `json:"topicId"`
+		Name      string    `json:"name"`
+		Discarded Discarded `json:"discarded"`
+	}
+
+	// SubscriptionConfig is a subscription's configuration, whole.
+	SubscriptionConfig struct {
 		SubscriptionID      string          `json:"subscriptionId"`
 		TopicID             string          `json:"topicId"`
 		ConsumerGroup       string          `json:"consumerGroup"`
@@ -71,6 +108,37 @@ type (
 		Status              string          `json:"status"`
 	}
 
+	// SubscriptionCreated says that a consumer group member was registered on a
+	// topic with this configuration.
+	SubscriptionCreated struct{ SubscriptionConfig }
+
+	// SubscriptionUpdated says that a subscription has this configuration from now
+	// on.
+	SubscriptionUpdated struct{ SubscriptionConfig }
+
+	// SubscriptionPaused says that a subscription gets no messages until it is
+	// resumed. What its consumer holds stays leased.
+	SubscriptionPaused struct {
+		SubscriptionID string `json:"subscriptionId"`
+		TopicID        string `json:"topicId"`
+	}
+
+	// SubscriptionResumed says that a paused subscription gets messages again.
+	SubscriptionResumed struct {
+		SubscriptionID string `json:"subscriptionId"`
+		TopicID        string `json:"topicId"`
+	}
+
+	// SubscriptionDeleted says that a subscription is gone. With a group's last one
+	// the group ends, and what it had not settled is discarded.
+	SubscriptionDeleted struct {
+		SubscriptionID string    `json:"subscriptionId"`
+		TopicID        string    `json:"topicId"`
+		ConsumerGroup  string    `json:"consumerGroup"`
+		ConsumerName   string    `json:"consumerName"`
+		Discarded      Discarded `json:"discarded"`
+	}
+
 	// MessagePublished says that a message was accepted. Offset is given by the
 	// log in the same step that appends the event: dense per partition, from 0.
 	MessagePublished struct {
@@ -86,6 +154,10 @@ type (
 		// TTLMs is how long after it was published the message may still be
 		// delivered; 0 is for ever.
 		TTLMs int64 `json:"ttlMs,omitempty"`
+		// Sealed says that Payload is encrypted, and PlainBytes how long it is
+		// when it is not.
+		Sealed     bool  `json:"sealed,omitempty"`
+		PlainBytes int64 `json:"plainBytes,omitempty"`
 		// Payload is the producer's JSON, byte for byte.
 		Payload json.RawMessage `json:"payload"`
 		Offset  int64           `json:"offset"`
@@ -143,17 +215,33 @@ const (
 	ReasonLeaseExpired = "lease_expired"
 	// ReasonReleased is a message that never reached the consumer it was leased for.
 	ReasonReleased = "released"
+	// ReasonUnreadable is a message whose payload cannot be decrypted.
+	ReasonUnreadable = "unreadable"
 )
 
 func (TopicCreated) Kind() Kind        { return KindTopicCreated }
+func (TopicUpdated) Kind() Kind        { return KindTopicUpdated }
+func (TopicPurged) Kind() Kind         { return KindTopicPurged }
+func (TopicDeleted) Kind() Kind        { return KindTopicDeleted }
 func (SubscriptionCreated) Kind() Kind { return KindSubscriptionCreated }
+func (SubscriptionUpdated) Kind() Kind { return KindSubscriptionUpdated }
+func (SubscriptionPaused) Kind() Kind  { return KindSubscriptionPaused }
+func (SubscriptionResumed) Kind() Kind { return KindSubscriptionResumed }
+func (SubscriptionDeleted) Kind() Kind { return KindSubscriptionDeleted }
 func (MessagePublished) Kind() Kind    { return KindMessagePublished }
 func (MessageConsumed) Kind() Kind     { return KindMessageConsumed }
 func (MessageFailed) Kind() Kind       { return KindMessageFailed }
 func (MessageDeadLettered) Kind() Kind { return KindMessageDeadLettered }
 
 func (TopicCreated) sealed()        {}
+func (TopicUpdated) sealed()        {}
+func (TopicPurged) sealed()         {}
+func (TopicDeleted) sealed()        {}
 func (SubscriptionCreated) sealed() {}
+func (SubscriptionUpdated) sealed() {}
+func (SubscriptionPaused) sealed()  {}
+func (SubscriptionResumed) sealed() {}
+func (SubscriptionDeleted) sealed() {}
 func (MessagePublished) sealed()    {}
 func (MessageConsumed) sealed()     {}
 func (MessageFailed) sealed()       {}
@@ -166,8 +254,22 @@ func Decode(kind Kind, data []byte) (Event, error) {
 	switch kind {
 	case KindTopicCreated:
 		return decode[TopicCreated](kind, data)
+	case KindTopicUpdated:
+		return decode[TopicUpdated](kind, data)
+	case KindTopicPurged:
+		return decode[TopicPurged](kind, data)
+	case KindTopicDeleted:
+		return decode[TopicDeleted](kind, data)
 	case KindSubscriptionCreated:
 		return decode[SubscriptionCreated](kind, data)
+	case KindSubscriptionUpdated:
+		return decode[SubscriptionUpdated](kind, data)
+	case KindSubscriptionPaused:
+		return decode[SubscriptionPaused](kind, data)
+	case KindSubscriptionResumed:
+		return decode[SubscriptionResumed](kind, data)
+	case KindSubscriptionDeleted:
+		return decode[SubscriptionDeleted](kind, data)
 	case KindMessagePublished:
 		return decode[MessagePublished](kind, data)
 	case KindMessageConsumed:

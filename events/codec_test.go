@@ -42,7 +42,7 @@ func TestFramesTakeTheOffsetLate(t *testing.T) {
 		require.Equal(t, `[1]`, string(frame.Payload))
 		// the log writes the parts like this, see append.lua
 		joined := string(frame.Head) + string(frame.Payload) + string(frame.Tail) + strconv.FormatInt(offset, 10) + "}"
-		require.Equal(t, joined, string(frame.Join(offset)))
+		require.Equal(t, joined, string(frame.Join(strconv.FormatInt(offset, 10))))
 		e.Offset = offset
 		require.Equal(t, encodingJSON(t, e), joined)
 	}
@@ -79,7 +79,7 @@ func TestDecode(t *testing.T) {
 	}{
 		"unknown kind":            {"topic.renamed", `{}`, `unknown kind "topic.renamed"`, nil},
 		"no kind":                 {"", `{}`, "unknown kind", nil},
-		"unknown fields":          {KindTopicCreated, `{"name":"a","colour":{"r":1}}`, "", TopicCreated{Name: "a"}},
+		"unknown fields":          {KindTopicCreated, `{"name":"a","colour":{"r":1}}`, "", TopicCreated{TopicConfig: TopicConfig{Name: "a"}}},
 		"unknown fields, nested":  {KindMessageConsumed, `{"attempt":2,"x":[1]}`, "", MessageConsumed{Delivery: Delivery{Attempt: 2}}},
 		"another kind's document": {KindMessageFailed, `{"name":"a"}`, "", MessageFailed{}},
 		"not JSON":                {KindTopicCreated, `{`, "decode event topic.created", nil},

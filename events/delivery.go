@@ -17,6 +17,7 @@ const (
 	headerCorrelation = HeaderReservedPrefix + "correlation-id"
 	headerTraceParent = HeaderReservedPrefix + "traceparent"
 	headerExpiresAtMs = HeaderReservedPrefix + "expires-at-ms"
+	headerSealed      = HeaderReservedPrefix + "sealed"
 )
 
 // Metadata returns the metadata under which a message waits in its partition's
@@ -38,6 +39,9 @@ func (m DeliveryMeta) AppendPairs(dst []string) []string {
 	if m.ExpiresAtMs != 0 {
 		dst = append(dst, headerExpiresAtMs, strconv.FormatInt(m.ExpiresAtMs, 10))
 	}
+	if m.Sealed {
+		dst = append(dst, headerSealed, "1")
+	}
 	return dst
 }
 
@@ -45,7 +49,7 @@ func (m DeliveryMeta) AppendPairs(dst []string) []string {
 func ParseDeliveryMeta(md map[string]string) (DeliveryMeta, error) {
 	m := DeliveryMeta{
 		TenantID: md[headerTenant], Key: md[headerKey], ContentType: md[headerContentType],
-		CorrelationID: md[headerCorrelation], TraceParent: md[headerTraceParent],
+		CorrelationID: md[headerCorrelation], TraceParent: md[headerTraceParent], Sealed: md[headerSealed] != "",
 	}
 	if v := md[headerExpiresAtMs]; v != "" {
 		ms, err := strconv.ParseInt(v, 10, 64)

@@ -3,6 +3,7 @@ package events
 import (
 	"bytes"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -55,11 +56,11 @@ func FuzzEncode(f *testing.F) {
 			return
 		}
 		require.NoError(t, err)
-		joined := frame.Join(offset)
+		joined := frame.Join(strconv.FormatInt(offset, 10))
 		require.Equal(t, string(payload), string(bytes.TrimPrefix(joined, frame.Head)[:len(payload)]))
 		plain := e
 		plain.Payload, plain.Offset = json.RawMessage("0"), offset
-		require.Equal(t, encodingJSON(t, plain), string(Frame{Head: frame.Head, Payload: plain.Payload, Tail: frame.Tail}.Join(offset)))
+		require.Equal(t, encodingJSON(t, plain), string(Frame{Head: frame.Head, Payload: plain.Payload, Tail: frame.Tail}.Join(strconv.FormatInt(offset, 10))))
 		if !json.Valid(payload) {
 			return // the edge's business
 		}

@@ -38,6 +38,9 @@ type Append struct {
 	State []byte
 	// Version is the aggregate's version after the event; 0 for messages.
 	Version int64
+	// Group is the consumer group that a subscription event concerns, as deliveries
+	// name it (see LeaseRequest.Group).
+	Group string
 	// Atomic is set on consecutive appends that enter together or not at all.
 	// Published messages of one shard only.
 	Atomic bool
@@ -48,9 +51,8 @@ type Append struct {
 type Guard struct {
 	// TopicVersion is the version of the topic on which the decision rests.
 	TopicVersion int64
-	// Partitions is that topic's number of partitions, for events that concern
-	// every one of them.
-	Partitions int
+	// SubscriptionVersion is the version of the subscription that the event changes.
+	SubscriptionVersion int64
 	// Lease is the delivery that must still be leased.
 	Lease Lease
 }
@@ -87,6 +89,8 @@ const (
 	StatusExists
 	// StatusAborted: another member of the atomic group was refused.
 	StatusAborted
+	// StatusFull: the queue holds as many unconsumed messages as it may.
+	StatusFull
 )
 
 // Outcome is what became of one append.
@@ -113,29 +117,38 @@ func ShardOf(tenantID, topicName string, shards int) int {
 }
 
 // Frame is an event's JSON, cut where the log completes it. The stored JSON is
-// Head+Payload+Tail, and where Tail is not empty the offset and a brace follow:
-// the payload crosses the wire once for the log and for delivery, and is never
-// parsed on the way.
+// Head+Payload+Tail, and where Tail is not empty a value that the log gives and a
+// brace follow: the payload crosses the wire once for the log and for delivery, and
+// is never parsed on the way.
 type Frame struct {
 	Head, Payload, Tail []byte
 }
 
-// Join returns the complete JSON with the given offset.
-func (f Frame) Join(offset int64) []byte {
+// Join returns the complete JSON with the value that the log gives: a message's
+// offset, or what was discarded.
+func (f Frame) Join(value string) []byte {
 	if len(f.Tail) == 0 {
 		return f.Head
 	}
-	return fmt.Appendf(nil, "%s%s%s%d}", f.Head, f.Payload, f.Tail, offset)
+	return fmt.Appendf(nil, "%s%s%s%s}", f.Head, f.Payload, f.Tail, value)
 }
 
-var frameTail = []byte(`,"offset":`)
+var (
+	frameTail = []byte(`,"offset":`)
+	// discardedTail follows events that discard; their last field is that.
+	discardedTail = []byte(`,"discarded":`)
+)
 
 // Encode returns an event's JSON as a [Frame].
 func Encode(e Event) (Frame, error) {
 	published, ok := e.(MessagePublished)
 	if !ok {
 		data, err := marshal(e)
-		return Frame{Head: data}, err
+		if _, ok := e.(discarding); err != nil || !ok {
+			return Frame{Head: data}, err
+		}
+		head, _, _ := bytes.Cut(data, discardedTail)
+		return Frame{Head: head, Tail: discardedTail}, nil
 	}
 	payload := published.Payload
 	if len(payload) == 0 {
@@ -147,6 +160,13 @@ func Encode(e Event) (Frame, error) {
 	}
 	return Frame{Head: head, Payload: payload, Tail: frameTail}, nil
 }
+
+// discarding are the events of which the log says what they discarded.
+type discarding interface{ discards() Discarded }
+
+func (e TopicPurged) discards() Discarded         { return e.Discarded }
+func (e TopicDeleted) discards() Discarded        { return e.Discarded }
+func (e SubscriptionDeleted) discards() Discarded { return e.Discarded }
 
 // publishedHeadBytes is room for what most heads hold.
 const publishedHeadBytes = 512
@@ -172,6 +192,12 @@ func appendPublished(b []byte, e MessagePublished) ([]byte, error) {
 	b = appendOptional(b, `,"traceparent":`, e.TraceParent)
 	if e.TTLMs != 0 {
 		b = strconv.AppendInt(append(b, `,"ttlMs":`...), e.TTLMs, 10)
+	}
+	if e.Sealed {
+		b = append(b, `,"sealed":true`...)
+	}
+	if e.PlainBytes != 0 {
+		b = strconv.AppendInt(append(b, `,"plainBytes":`...), e.PlainBytes, 10)
 	}
 	return append(b, `,"payload":`...), nil
 }

@@ -80,7 +80,14 @@ func TestRefsNameWhatAnEventIsAbout(t *testing.T) {
 	t.Parallel()
 	of := map[Kind]Refs{
 		KindTopicCreated:        {TopicID: topicID},
+		KindTopicUpdated:        {TopicID: topicID},
+		KindTopicPurged:         {TopicID: topicID},
+		KindTopicDeleted:        {TopicID: topicID},
 		KindSubscriptionCreated: {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindSubscriptionUpdated: {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindSubscriptionPaused:  {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindSubscriptionResumed: {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindSubscriptionDeleted: {TopicID: topicID, SubscriptionID: subscriptionID},
 		KindMessagePublished:    {TopicID: topicID, MessageID: messageID},
 		KindMessageConsumed:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 		KindMessageFailed:       {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},

@@ -134,7 +134,21 @@ func RefsOf(e Event) Refs {
 	switch e := e.(type) {
 	case TopicCreated:
 		return Refs{TopicID: e.TopicID}
+	case TopicUpdated:
+		return Refs{TopicID: e.TopicID}
+	case TopicPurged:
+		return Refs{TopicID: e.TopicID}
+	case TopicDeleted:
+		return Refs{TopicID: e.TopicID}
 	case SubscriptionCreated:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case SubscriptionUpdated:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case SubscriptionPaused:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case SubscriptionResumed:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case SubscriptionDeleted:
 		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
 	case MessagePublished:
 		return Refs{TopicID: e.TopicID, MessageID: e.MessageID}

@@ -10,6 +10,9 @@ type Aggregate struct {
 	ID      string
 	Shard   int
 	Version int64
+	// Created and Changed are where the events stand that created it and last
+	// changed it.
+	Created, Changed Position
 	// Value is the decoded state; what type it has is the business of whoever
 	// decides on it.
 	Value any
@@ -24,9 +27,10 @@ var ErrStale = errors.New("aggregate changed meanwhile")
 
 // LeaseRequest asks for messages on behalf of a consumer.
 type LeaseRequest struct {
-	Shard          int
-	TopicID        string
-	Partitions     int
+	Shard   int
+	TopicID string
+	// Group is unique within the topic. Where a subscription is another tenant's
+	// than the topic, that tenant is part of it.
 	Group          string
 	Consumer       string
 	SubscriptionID string
@@ -76,5 +80,7 @@ type DeliveryMeta struct {
 	CorrelationID string
 	TraceParent   string
 	ExpiresAtMs   int64
-	Headers       map[string]string
+	// Sealed says that the payload is encrypted.
+	Sealed  bool
+	Headers map[string]string
 }

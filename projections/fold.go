@@ -17,7 +17,10 @@ var attemptNamespace = uuid.MustParse("6f1c2c5e-6f0b-5d5a-9a51-5a0f3f5d9c41")
 
 // fold folds records, which are in the order of their shard's log.
 func fold(records []events.Record) (changes, error) {
-	c := changes{byMessage: map[string]*messageChange{}, bySubscription: map[string]int{}}
+	c := changes{
+		byMessage: map[string]*messageChange{}, bySubscription: map[string]int{},
+		changedTopics: map[string]*topicRow{}, changedSubscriptions: map[string]*subscriptionChange{},
+	}
 	for i := range records {
 		if err := c.apply(records[i]); err != nil {
 			return changes{}, fmt.Errorf("fold event %s at %d/%d: %w", records[i].ID, records[i].Shard, records[i].Position, err)
@@ -29,9 +32,23 @@ func fold(records []events.Record) (changes, error) {
 func (c *changes) apply(r events.Record) error {
 	switch e := r.Event.(type) {
 	case events.TopicCreated:
-		c.topics = append(c.topics, topicRow{TopicCreated: e, tenantID: r.TenantID, at: r.Position.Time(), version: r.Version, shard: r.Shard})
+		c.topics = append(c.topics, newTopic(r, e.TopicConfig))
+	case events.TopicUpdated:
+		c.updateTopic(r, e.TopicConfig)
+	case events.TopicPurged:
+		return c.purge(r, e.TopicID, e.Discarded)
+	case events.TopicDeleted:
+		return c.deleteTopic(r, e)
 	case events.SubscriptionCreated:
-		c.subscriptions = append(c.subscriptions, subscriptionRow{SubscriptionCreated: e, tenantID: r.TenantID, at: r.Position.Time(), version: r.Version})
+		c.subscriptions = append(c.subscriptions, newSubscription(r, e.SubscriptionConfig))
+	case events.SubscriptionUpdated:
+		c.changeSubscription(r, e.SubscriptionID, &e.SubscriptionConfig, e.Status)
+	case events.SubscriptionPaused:
+		c.changeSubscription(r, e.SubscriptionID, nil, statusPaused)
+	case events.SubscriptionResumed:
+		c.changeSubscription(r, e.SubscriptionID, nil, statusActive)
+	case events.SubscriptionDeleted:
+		c.deleteSubscription(e.SubscriptionID)
 	case events.MessagePublished:
 		return c.publish(r, e)
 	case events.MessageConsumed:

@@ -444,7 +444,7 @@ func TestVerifyFoldsEveryShard(t *testing.T) {
 				h.records[i].Event = e
 				frame, err := events.Encode(e)
 				require.NoError(t, err)
-				h.records[i].Data = frame.Join(0)
+				h.records[i].Data = frame.Join("0")
 			}
 		}
 		_, err := checkpoint(t.Context(), b.conn(t), shard)

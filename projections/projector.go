@@ -51,7 +51,13 @@ type Config struct {
 	// Committed is told of every position up to which Postgres has everything,
 	// once it stands there and then after every transaction. It must not block.
 	Committed func(upTo events.Position)
-	Logger    *slog.Logger
+	// Active is told when this projector becomes the active one and when it no longer
+	// is, nil for nobody.
+	Active func(isActive bool)
+	// Folded is told of every batch that was committed, nil for nobody. It must not
+	// block, and not keep the records.
+	Folded func(records []events.Record)
+	Logger *slog.Logger
 }
 
 // Projector folds one shard's log into Postgres. Any number may run for a shard,
@@ -95,6 +101,10 @@ func (p *Projector) runOnce(ctx context.Context) error {
 	}()
 	if err := lock(ctx, conn, p.cfg.Shard); err != nil {
 		return err
+	}
+	if p.cfg.Active != nil {
+		p.cfg.Active(true)
+		defer p.cfg.Active(false)
 	}
 	at, err := checkpoint(ctx, conn, p.cfg.Shard)
 	if err != nil {
@@ -205,6 +215,9 @@ func (p *Projector) commit(ctx context.Context, w *writer, at events.Position, r
 		return err
 	}
 	p.cfg.Committed(records[len(records)-1].Position)
+	if p.cfg.Folded != nil {
+		p.cfg.Folded(records)
+	}
 	return nil
 }
 

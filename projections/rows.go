@@ -12,8 +12,16 @@ import (
 const (
 	statusPublished  = "published"
 	statusFailed     = "failed"
+	statusPurged     = "purged"
 	statusConsumed   = "consumed"
 	statusDeadLetter = "dead_letter"
+)
+
+// Statuses of topics and subscriptions.
+const (
+	statusActive   = "active"
+	statusPaused   = "paused"
+	statusArchived = "archived"
 )
 
 // Statuses of consumption_records.
@@ -29,18 +37,29 @@ func statusRank(status string) int {
 		return 1
 	case statusFailed:
 		return 2
-	case statusConsumed:
+	case statusPurged:
 		return 3
-	case statusDeadLetter:
+	case statusConsumed:
 		return 4
+	case statusDeadLetter:
+		return 5
 	}
 	return 0
 }
 
 // changes is what a batch of records does to the read tables.
 type changes struct {
-	topics        []topicRow
-	subscriptions []subscriptionRow
+	// topics and subscriptions are new ones, as the batch leaves them; changed ones
+	// are earlier ones, by id.
+	topics               []*topicRow
+	changedTopics        map[string]*topicRow
+	subscriptions        []*subscriptionRow
+	changedSubscriptions map[string]*subscriptionChange
+	// endedSubscriptions are ids, endedTopics those of topics all of whose
+	// subscriptions ended. Both are of earlier ones.
+	endedSubscriptions []string
+	endedTopics        []string
+	purges             []purge
 	// published are new messages, with what the batch already says of their later
 	// life; touched are earlier ones.
 	published    []*messageRow
@@ -53,21 +72,43 @@ type changes struct {
 	bySubscription map[string]int
 }
 
+// topicRow is a topic as it is from an event on.
 type topicRow struct {
-	events.TopicCreated
+	events.TopicConfig
 
 	tenantID string
-	at       time.Time
-	version  int64
-	shard    int
+	// at is when the topic was created, changedAt when it last changed.
+	at, changedAt time.Time
+	version       int64
+	shard         int
+	// archived says that it was deleted; of its configuration only the id is known.
+	archived bool
 }
 
 type subscriptionRow struct {
-	events.SubscriptionCreated
+	events.SubscriptionConfig
 
-	tenantID string
-	at       time.Time
-	version  int64
+	tenantID      string
+	at, changedAt time.Time
+	version       int64
+}
+
+// subscriptionChange is what becomes of an earlier subscription: another
+// configuration, or nil and another status.
+type subscriptionChange struct {
+	id      string
+	config  *events.SubscriptionConfig
+	status  string
+	at      time.Time
+	version int64
+}
+
+// purge takes what a topic's consumers had not settled.
+type purge struct {
+	tenantID, topicID string
+	// before is where the purge stands; messageIDFrom bounds whom it concerns.
+	before        events.Position
+	messageIDFrom string
 }
 
 // messageRow is a message as it was published, and what has become of it.

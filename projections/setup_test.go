@@ -124,17 +124,17 @@ type history struct {
 // newHistory begins with a topic and subscriptions of different groups.
 func newHistory(t testing.TB, groups int) *history {
 	h := &history{t: t, at: events.MakePosition(time.Now().UnixMilli(), 0), topicID: newID(t)}
-	h.add(events.TopicCreated{
+	h.add(events.TopicCreated{TopicConfig: events.TopicConfig{
 		TopicID: h.topicID, Name: "orders", TopicType: "redis_stream", PartitionCount: 1, ReplicationFactor: 1, RetentionMs: 60_000,
 		MessageFormat: "json", CompressionType: "none", AllowedProducers: []string{"a"}, AllowedConsumers: []string{}, Status: "active",
 		SchemaDefinition: json.RawMessage(`{"type":"object"}`),
-	}, h.topicID, 1)
+	}}, h.topicID, 1)
 	for n := range groups {
-		s := events.SubscriptionCreated{
+		s := events.SubscriptionCreated{SubscriptionConfig: events.SubscriptionConfig{
 			SubscriptionID: newID(t), TopicID: h.topicID, ConsumerGroup: fmt.Sprint("g", n), ConsumerName: "c", SubscriptionType: "redis_consumer",
 			OffsetResetPolicy: "earliest", MaxPollRecords: 500, SessionTimeoutMs: 30_000, HeartbeatIntervalMs: 3000,
 			HandlerConfig: json.RawMessage("{}"), MaxRetryAttempts: 3, RetryDelayMs: 1000, Status: "active",
-		}
+		}}
 		h.subs = append(h.subs, s)
 		h.add(s, s.SubscriptionID, 1)
 	}
@@ -153,16 +153,31 @@ func (h *history) add(e events.Event, id string, version int64) events.Record {
 	h.at += 1 << 20
 	frame, err := events.Encode(e)
 	require.NoError(h.t, err)
-	offset := int64(0)
-	if p, ok := e.(events.MessagePublished); ok {
-		offset = p.Offset
-	}
+	completed, err := json.Marshal(completion(e))
+	require.NoError(h.t, err)
 	r := events.Record{
-		Position: h.at, ID: id, TenantID: tenant, Version: version, Event: e, Data: frame.Join(offset),
+		Position: h.at, ID: id, TenantID: tenant, Version: version, Event: e, Data: frame.Join(string(completed)),
 		Meta: events.Meta{Actor: "tester", RequestID: "r1"},
 	}
 	h.records = append(h.records, r)
 	return r
+}
+
+// completion is what the log adds to an event.
+func completion(e events.Event) any {
+	if e, ok := e.(events.MessagePublished); ok {
+		return e.Offset
+	}
+	if e, ok := e.(events.TopicPurged); ok {
+		return e.Discarded
+	}
+	if e, ok := e.(events.TopicDeleted); ok {
+		return e.Discarded
+	}
+	if e, ok := e.(events.SubscriptionDeleted); ok {
+		return e.Discarded
+	}
+	return nil
 }
 
 func (h *history) publish() events.MessagePublished {

@@ -152,6 +152,11 @@ func (c *changes) statements() ([]statement, error) {
 		rows int
 		make func() (statement, error)
 	}{
+		// What ends and changes comes first: new rows may take names that it leaves.
+		{len(c.changedTopics), c.updateTopics},
+		{len(c.endedTopics), c.deleteTopicSubscriptions},
+		{len(c.endedSubscriptions), c.deleteSubscriptions},
+		{len(c.changedSubscriptions), c.updateSubscriptions},
 		{len(c.topics), c.insertTopics},
 		{len(c.subscriptions), c.insertSubscriptions},
 		{len(c.published), c.insertMessages},
@@ -168,6 +173,9 @@ func (c *changes) statements() ([]statement, error) {
 		}
 		out = append(out, s)
 	}
+	for _, p := range c.purges {
+		out = append(out, p.statement())
+	}
 	return out, nil
 }
 
@@ -175,17 +183,18 @@ const insertTopics = `
 INSERT INTO message_topics (id, tenant_id, name, display_name, description, topic_type, partition_count, replication_factor, retention_ms,
     message_format, schema_definition, compression_type, is_public, allowed_producers, allowed_consumers, status, created_at, updated_at, version, shard)
 SELECT u.id, u.tenant_id, u.name, u.display_name, u.description, u.topic_type, u.partition_count, u.replication_factor, u.retention_ms,
-    u.message_format, u.schema_definition, u.compression_type, u.is_public, u.allowed_producers, u.allowed_consumers, u.status, u.at, u.at, u.version, u.shard
+    u.message_format, u.schema_definition, u.compression_type, u.is_public, u.allowed_producers, u.allowed_consumers, u.status, u.at, u.changed_at, u.version, u.shard
 FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::int[], $9::bigint[], $10::text[], $11::jsonb[],
-    $12::text[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::bigint[], $19::smallint[])
+    $12::text[], $13::boolean[], $14::jsonb[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::timestamptz[], $19::bigint[], $20::smallint[])
   AS u(id, tenant_id, name, display_name, description, topic_type, partition_count, replication_factor, retention_ms, message_format,
-    schema_definition, compression_type, is_public, allowed_producers, allowed_consumers, status, at, version, shard)`
+    schema_definition, compression_type, is_public, allowed_producers, allowed_consumers, status, at, changed_at, version, shard)`
 
 func (c *changes) insertTopics() (statement, error) {
 	cols := columns{rows: len(c.topics)}
 	ids, tenants, names, displayNames, descriptions, types := cols.uuid(), cols.uuid(), cols.text(), cols.text(), cols.text(), cols.text()
 	partitions, replicas, retentions, formats, schemas, compressions := cols.int32(), cols.int32(), cols.int64(), cols.text(), cols.jsonb(), cols.text()
-	public, producers, consumers, statuses, at, versions, shards := cols.boolean(), cols.jsonb(), cols.jsonb(), cols.text(), cols.time(), cols.int64(), cols.int16()
+	public, producers, consumers, statuses := cols.boolean(), cols.jsonb(), cols.jsonb(), cols.text()
+	at, changedAt, versions, shards := cols.time(), cols.time(), cols.int64(), cols.int16()
 	for _, t := range c.topics {
 		mayProduce, err1 := json.Marshal(t.AllowedProducers)
 		mayConsume, err2 := json.Marshal(t.AllowedConsumers)
@@ -207,6 +216,7 @@ func (c *changes) insertTopics() (statement, error) {
 		consumers.jsonb(mayConsume)
 		statuses.text(t.Status)
 		at.time(t.at)
+		changedAt.time(t.changedAt)
 		versions.int64(t.version)
 		shards.int16(t.shard)
 	}
@@ -219,17 +229,17 @@ INSERT INTO message_subscriptions (id, tenant_id, topic_id, consumer_group, cons
     retry_delay_ms, message_filter, status, created_at, updated_at, version)
 SELECT u.id, u.tenant_id, u.topic_id, u.consumer_group, u.consumer_name, u.subscription_type, u.offset_reset_policy, u.max_poll_records,
     u.session_timeout_ms, u.heartbeat_interval_ms, u.handler_config, u.dead_letter_queue, u.max_retry_attempts, u.retry_delay_ms,
-    u.message_filter, u.status, u.at, u.at, u.version
+    u.message_filter, u.status, u.at, u.changed_at, u.version
 FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[], $10::int[], $11::jsonb[],
-    $12::text[], $13::int[], $14::int[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::bigint[])
+    $12::text[], $13::int[], $14::int[], $15::jsonb[], $16::text[], $17::timestamptz[], $18::timestamptz[], $19::bigint[])
   AS u(id, tenant_id, topic_id, consumer_group, consumer_name, subscription_type, offset_reset_policy, max_poll_records, session_timeout_ms,
-    heartbeat_interval_ms, handler_config, dead_letter_queue, max_retry_attempts, retry_delay_ms, message_filter, status, at, version)`
+    heartbeat_interval_ms, handler_config, dead_letter_queue, max_retry_attempts, retry_delay_ms, message_filter, status, at, changed_at, version)`
 
 func (c *changes) insertSubscriptions() (statement, error) {
 	cols := columns{rows: len(c.subscriptions)}
 	ids, tenants, topics, groups, names, types, policies := cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.text(), cols.text(), cols.text()
 	polls, timeouts, heartbeats, configs, deadLetters, attempts := cols.int32(), cols.int32(), cols.int32(), cols.jsonb(), cols.text(), cols.int32()
-	delays, filters, statuses, at, versions := cols.int32(), cols.jsonb(), cols.text(), cols.time(), cols.int64()
+	delays, filters, statuses, at, changedAt, versions := cols.int32(), cols.jsonb(), cols.text(), cols.time(), cols.time(), cols.int64()
 	for _, s := range c.subscriptions {
 		if err := errors.Join(ids.uuid(s.SubscriptionID), tenants.uuid(s.tenantID), topics.uuid(s.TopicID)); err != nil {
 			return statement{}, fmt.Errorf("subscription %s: %w", s.SubscriptionID, err)
@@ -248,6 +258,7 @@ func (c *changes) insertSubscriptions() (statement, error) {
 		filters.jsonb(s.MessageFilter)
 		statuses.text(s.Status)
 		at.time(s.at)
+		changedAt.time(s.changedAt)
 		versions.int64(s.version)
 	}
 	return cols.statement(insertSubscriptions), nil
@@ -255,16 +266,16 @@ func (c *changes) insertSubscriptions() (statement, error) {
 
 const insertMessages = `
 INSERT INTO message_records (message_id, id, topic_id, tenant_id, message_key, correlation_id, headers, payload, payload_size, content_type, partition_id,
-    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position)
+    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position, sealed)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::int[], $10::text[], $11::int[],
-    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[])`
+    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::boolean[])`
 
 func (c *changes) insertMessages() (statement, error) {
 	cols := columns{rows: len(c.published)}
 	messageIDs, ids, topics, tenants, keys, correlations := cols.text(), cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.text()
 	headers, payloads, sizes, types, partitions, offsets := cols.jsonb(), cols.payload(), cols.int32(), cols.text(), cols.int32(), cols.int64()
 	statuses, retries, published, consumed, expires := cols.text(), cols.int32(), cols.time(), cols.time(), cols.time()
-	producers, traces, shards, positions := cols.text(), cols.text(), cols.int16(), cols.int64()
+	producers, traces, shards, positions, sealed := cols.text(), cols.text(), cols.int16(), cols.int64(), cols.boolean()
 	for _, m := range c.published {
 		if err := errors.Join(ids.uuid(m.messageID), topics.uuid(m.TopicID), tenants.uuid(m.tenantID)); err != nil {
 			return statement{}, fmt.Errorf("message %s: %w", m.messageID, err)
@@ -274,7 +285,11 @@ func (c *changes) insertMessages() (statement, error) {
 		correlations.textOrNull(m.CorrelationID)
 		headers.jsonb(m.headers)
 		payloads.jsonb(m.Payload)
-		sizes.int32(len(m.Payload))
+		size := len(m.Payload)
+		if m.Sealed {
+			size = int(m.PlainBytes)
+		}
+		sizes.int32(size)
 		types.text(m.ContentType)
 		partitions.int32(m.Partition)
 		offsets.int64(m.Offset)
@@ -291,6 +306,7 @@ func (c *changes) insertMessages() (statement, error) {
 		traces.textOrNull(traceID(m.TraceParent))
 		shards.int16(m.shard)
 		positions.int64(int64(m.position))
+		sealed.bool(m.Sealed)
 	}
 	return cols.statement(insertMessages), nil
 }

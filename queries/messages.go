@@ -34,6 +34,8 @@ type Message struct {
 	ProducerID    *string
 	TenantID      string
 	TraceID       *string
+	// Sealed says that Payload is encrypted.
+	Sealed bool
 }
 
 // messageColumns are what a message is read from; payload is where its payload is.
@@ -41,7 +43,7 @@ func messageColumns(payload string) []string {
 	return []string{
 		"m.message_id", "m.topic_id::text", "t.name", "m.message_key", "m.correlation_id", "m.headers", payload, "m.payload_size",
 		"m.content_type", "m.partition_id", "m.offset_value", "m.status", "m.retry_count", "m.published_at", "m.scheduled_at",
-		"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id",
+		"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id", "m.sealed",
 	}
 }
 
@@ -74,9 +76,9 @@ func Messages(ctx context.Context, db DB, tenantID string, f MessageFilter, page
 		return nil, false, fmt.Errorf("query messages: %w", err)
 	}
 	ids := squirrel.Select("k.message_id").From("message_topics q").JoinClause("CROSS JOIN LATERAL ("+inner+") k", args...).
-		Where("q.tenant_id = ?::text::uuid", tenantID).OrderBy("k.message_id DESC").Limit(limit)
+		Where("q.tenant_id = ?::text::uuid AND q.status <> 'archived'", tenantID).OrderBy("k.message_id DESC").Limit(limit)
 	if f.Queue != "" {
-		ids = ids.Where(`q.name COLLATE "C" = ? AND q.status <> 'archived'`, f.Queue)
+		ids = ids.Where(`q.name COLLATE "C" = ?`, f.Queue)
 	}
 	q := sq.Select(messageColumns("NULL::text")...).FromSelect(ids, "p").
 		Join("message_records m ON m.message_id = p.message_id").Join("message_topics t ON t.id = m.topic_id").OrderBy("m.message_id DESC")
@@ -105,7 +107,7 @@ func (f MessageFilter) conditions() squirrel.And {
 // MessageByID returns a tenant's message, or ErrNotFound.
 func MessageByID(ctx context.Context, db DB, tenantID, messageID string) (Message, error) {
 	q := sq.Select(messageColumns("m.payload::text")...).From("message_records m").Join("message_topics t ON t.id = m.topic_id").
-		Where("m.message_id = ? AND m.tenant_id = ?::text::uuid", messageID, tenantID)
+		Where("m.message_id = ? AND m.tenant_id = ?::text::uuid AND t.status <> 'archived'", messageID, tenantID)
 	return one(collect[Message](ctx, db, "message", q))
 }
 

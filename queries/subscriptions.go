@@ -33,11 +33,11 @@ type Subscription struct {
 }
 
 func selectSubscriptions(tenantID string) squirrel.SelectBuilder {
-	return sq.Select("s.id::text", "s.topic_id::text", "t.name", "s.tenant_id::text", "s.consumer_group", "s.consumer_name",
+	return sq.Select("s.id::text", "s.topic_id::text", refOf("t", "s"), "s.tenant_id::text", "s.consumer_group", "s.consumer_name",
 		"s.subscription_type", "s.offset_reset_policy", "s.max_poll_records", "s.session_timeout_ms", "s.heartbeat_interval_ms",
 		"s.handler_config::text", "s.dead_letter_queue", "s.max_retry_attempts", "s.retry_delay_ms", "s.message_filter::text",
 		"s.status", "s.created_at", "s.updated_at", "s.last_consumed_at", "s.version").
-		From("message_subscriptions s").Join("message_topics t ON t.id = s.topic_id").
+		From("message_subscriptions s").LeftJoin("message_topics t ON t.id = s.topic_id").
 		Where("s.tenant_id = ?::text::uuid", tenantID)
 }
 
@@ -52,7 +52,8 @@ type SubscriptionFilter struct {
 func Subscriptions(ctx context.Context, db DB, tenantID string, f SubscriptionFilter, page Page) (list []Subscription, next bool, err error) {
 	q := selectSubscriptions(tenantID).OrderBy("s.id").Limit(uint64(page.Limit) + 1) //nolint:gosec // a limit is positive
 	if f.Queue != "" {
-		q = q.Where(`t.name COLLATE "C" = ?`, f.Queue)
+		owner, name := queueRef(tenantID, f.Queue)
+		q = q.Where(`t.name COLLATE "C" = ? AND t.tenant_id::text = ?`, name, owner)
 	}
 	if f.ConsumerGroup != "" {
 		q = q.Where(squirrel.Eq{"s.consumer_group": f.ConsumerGroup})
@@ -70,7 +71,7 @@ func SubscriptionByID(ctx context.Context, db DB, tenantID, id string) (Subscrip
 	return one(collect[Subscription](ctx, db, "subscription", selectSubscriptions(tenantID).Where("s.id = ?::text::uuid", id)))
 }
 
-// CountSubscriptions returns how many subscriptions a tenant's queue has.
+// CountSubscriptions returns how many subscriptions a tenant has on a queue.
 func CountSubscriptions(ctx context.Context, db DB, tenantID, topicID string) (int64, error) {
 	type count struct{ N int64 }
 	c, err := one(collect[count](ctx, db, "count of subscriptions",

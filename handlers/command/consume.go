@@ -44,6 +44,13 @@ func (h *Handlers) pull(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if req.WaitMs > 0 && h.deps.Waiting != nil {
+		leave, err := h.deps.Waiting.Enter(caller.TenantID)
+		if err != nil {
+			return web.RateLimited(err)
+		}
+		defer leave()
+	}
 	ctx := c.Request().Context()
 	waiting, stopWaiting := h.untilStopping(ctx)
 	defer stopWaiting()
@@ -164,11 +171,15 @@ func (h *Handlers) onSubscription(c echo.Context, req any, bodyMax int64) (strin
 	if err != nil {
 		return "", commands.Caller{}, err
 	}
-	id := c.Param("id")
-	if !web.ValidUUID(id) {
-		return "", caller, web.Invalid(web.Detail{Field: "id", Limit: "a UUID in lower case", Problem: "is not one"})
+	return c.Param("id"), caller, checkID(c)
+}
+
+// checkID refuses an id in the path that is no UUID.
+func checkID(c echo.Context) error {
+	if web.ValidUUID(c.Param("id")) {
+		return nil
 	}
-	return id, caller, nil
+	return web.Invalid(web.Detail{Field: "id", Limit: "a UUID in lower case", Problem: "is not one"})
 }
 
 // answerSettled answers 200 with a result per token: a batch of tokens has no one

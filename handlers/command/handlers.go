@@ -33,13 +33,19 @@ const retryAfterS = 1
 // Deps is what the handlers need.
 type Deps struct {
 	Commands *commands.Dispatcher
-	// Identity says who the caller is: their tenant, and the subject that queues'
-	// producers and consumers are matched against, if any.
-	Identity func(echo.Context) (tenantID, subject string)
 	// NewID mints ids (UUIDv7).
 	NewID func() string
 	// PayloadBytesMax is MAX_MESSAGE_SIZE.
 	PayloadBytesMax int
+	// Waiting bounds the pulls that wait; nil does not.
+	Waiting interface {
+		Enter(tenantID string) (leave func(), err error)
+	}
+	// TraceParent is the request's own trace context, "" where it is not traced; nil
+	// is for a service without tracing.
+	TraceParent func(context.Context) string
+	// Refused is told the code of every command that is refused, nil for nobody.
+	Refused func(code string)
 	// Stopping ends waiting pulls when it ends; nil never does.
 	Stopping context.Context //nolint:containedctx // a lifetime, not a call's
 	Logger   *slog.Logger
@@ -53,15 +59,27 @@ func New(deps Deps) *Handlers { return &Handlers{deps: deps} }
 
 // Register adds the routes to the API's group.
 func (h *Handlers) Register(g *echo.Group) {
-	g.POST("/queues", h.createQueue)
-	g.POST("/publish", h.publish)
-	g.POST("/publish/batch", h.publishBatch)
-	g.POST("/topics/:name/publish", h.publishToTopic)
-	g.POST("/subscriptions", h.createSubscription)
-	g.POST("/subscriptions/:id/pull", h.pull)
-	g.POST("/subscriptions/:id/ack", h.ack)
-	g.POST("/subscriptions/:id/nack", h.nack)
-	g.POST("/subscriptions/:id/extend", h.extend)
+	admin := web.Require(web.ScopeAdmin)
+	g.POST("/queues", h.createQueue, admin)
+	g.PUT("/queues/:name", h.updateQueue, admin)
+	g.DELETE("/queues/:name", h.deleteQueue, admin)
+	g.POST("/queues/:name/purge", h.purgeQueue, admin)
+	publish := web.Require(web.ScopePublish)
+	g.POST("/publish", h.publish, publish)
+	g.POST("/publish/batch", h.publishBatch, publish)
+	g.POST("/topics/:name/publish", h.PublishToTopic, publish)
+	// Whoever consumes may see to their own subscriptions.
+	subscribe := web.Require(web.ScopeAdmin, web.ScopeConsume)
+	g.POST("/subscriptions", h.createSubscription, subscribe)
+	g.PUT("/subscriptions/:id", h.updateSubscription, subscribe)
+	g.DELETE("/subscriptions/:id", h.deleteSubscription, subscribe)
+	g.POST("/subscriptions/:id/pause", h.pauseSubscription, subscribe)
+	g.POST("/subscriptions/:id/resume", h.resumeSubscription, subscribe)
+	consume := web.Require(web.ScopeConsume)
+	g.POST("/subscriptions/:id/pull", h.pull, consume)
+	g.POST("/subscriptions/:id/ack", h.ack, consume)
+	g.POST("/subscriptions/:id/nack", h.nack, consume)
+	g.POST("/subscriptions/:id/extend", h.extend, consume)
 }
 
 var (
@@ -71,10 +89,15 @@ var (
 
 // caller reads who asks and how: Idempotency-Key, Prefer (RFC 7240) and
 // traceparent (W3C Trace Context; a malformed one is ignored, as that says).
-func (h *Handlers) caller(c echo.Context) (commands.Caller, error) {
+// Query parameters that the route does not have are refused.
+func (h *Handlers) caller(c echo.Context, parameters ...string) (commands.Caller, error) {
+	if err := web.CheckQuery(c, parameters...); err != nil {
+		return commands.Caller{}, err
+	}
 	header := c.Request().Header
 	caller := commands.Caller{RequestID: web.RequestID(c), IdempotencyKey: header.Get("Idempotency-Key")}
-	caller.TenantID, caller.Subject = h.deps.Identity(c)
+	identity := web.IdentityOf(c)
+	caller.TenantID, caller.Subject, caller.Platform = identity.TenantID, identity.Subject, identity.Platform
 	if _, given := header["Idempotency-Key"]; given && !idempotencyKey.MatchString(caller.IdempotencyKey) {
 		return caller, web.Invalid(web.Detail{Field: "Idempotency-Key", Limit: "1 to 255 printable ASCII characters without spaces", Problem: "is not that"})
 	}
@@ -85,6 +108,11 @@ func (h *Handlers) caller(c echo.Context) (commands.Caller, error) {
 	}
 	if tp := header.Get("Traceparent"); traceParent.MatchString(tp) {
 		caller.TraceParent = tp
+	}
+	if h.deps.TraceParent != nil {
+		if own := h.deps.TraceParent(c.Request().Context()); own != "" {
+			caller.TraceParent = own
+		}
 	}
 	return caller, nil
 }
@@ -110,6 +138,8 @@ var statuses = map[commands.Code]int{
 	commands.CodeLeaseLost:            http.StatusConflict,
 	commands.CodePayloadTooLarge:      http.StatusRequestEntityTooLarge,
 	commands.CodeIdempotencyKeyReused: http.StatusUnprocessableEntity,
+	commands.CodeVersionMismatch:      http.StatusPreconditionFailed,
+	commands.CodeQueueFull:            http.StatusTooManyRequests,
 	commands.CodeUnavailable:          http.StatusServiceUnavailable,
 }
 
@@ -117,11 +147,14 @@ var statuses = map[commands.Code]int{
 // the log and lose it for the caller.
 func (h *Handlers) httpError(err error) *web.Error {
 	if refusal, ok := errors.AsType[*commands.Refusal](err); ok {
+		if h.deps.Refused != nil {
+			h.deps.Refused(string(refusal.Code))
+		}
 		e := &web.Error{Status: statuses[refusal.Code], Code: string(refusal.Code), Message: refusal.Reason}
 		for _, p := range refusal.Problems {
 			e.Details = append(e.Details, web.Detail{Field: p.Field, Limit: p.Limit, Problem: p.Text})
 		}
-		if e.Status == http.StatusServiceUnavailable {
+		if e.Status == http.StatusServiceUnavailable || e.Status == http.StatusTooManyRequests {
 			e.RetryAfterS = retryAfterS
 		}
 		return e

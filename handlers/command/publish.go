@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 	"github.com/tallymq/tallymq/handlers/web"
 )
 
@@ -61,6 +62,9 @@ type batchAnswer struct {
 }
 
 func (h *Handlers) publish(c echo.Context) error {
+	if cloudevents.Is(c.Request().Header) {
+		return h.publishEvents(c, c.QueryParam(queueParameter), queueParameter)
+	}
 	var req publishRequest
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
 		return err
@@ -68,7 +72,11 @@ func (h *Handlers) publish(c echo.Context) error {
 	return h.publishOne(c, req)
 }
 
-func (h *Handlers) publishToTopic(c echo.Context) error {
+// PublishToTopic publishes to the queue that the path parameter name names.
+func (h *Handlers) PublishToTopic(c echo.Context) error {
+	if cloudevents.Is(c.Request().Header) {
+		return h.publishEvents(c, c.Param("name"))
+	}
 	var req messageRequest
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
 		return err
@@ -83,7 +91,7 @@ func (h *Handlers) publishOne(c echo.Context, req publishRequest) error {
 	if err != nil {
 		return err
 	}
-	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{h.message(req)}, false)
+	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{h.message(c, req)}, false)
 	if err != nil {
 		return h.httpError(err)
 	}
@@ -104,7 +112,7 @@ func (h *Handlers) publishBatch(c echo.Context) error {
 	}
 	batch := make([]commands.Publish, len(req.Messages))
 	for i, m := range req.Messages {
-		batch[i] = h.message(m)
+		batch[i] = h.message(c, m)
 	}
 	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, batch, req.Atomic)
 	if err != nil {
@@ -141,8 +149,26 @@ func (h *Handlers) memberError(i int, err error) *web.Error {
 // answerBatch answers 201 where all were taken, 207 where some were not, and the
 // stores' 503 where none could be tried to the end.
 func (h *Handlers) answerBatch(c echo.Context, caller commands.Caller, results []commands.Published) error {
-	out := batchAnswer{Results: make([]any, len(results))}
 	unavailable := 0
+	for _, r := range results {
+		if r.Err != nil && h.httpError(r.Err).Status == http.StatusServiceUnavailable {
+			unavailable++
+		}
+	}
+	if unavailable == len(results) {
+		return h.httpError(results[0].Err)
+	}
+	out := h.batchResults(results)
+	status := created(caller)
+	if out.Rejected > 0 {
+		status = http.StatusMultiStatus
+	}
+	return web.WriteJSON(c, status, out)
+}
+
+// batchResults shows what became of each message.
+func (h *Handlers) batchResults(results []commands.Published) batchAnswer {
+	out := batchAnswer{Results: make([]any, len(results))}
 	for i, r := range results {
 		if r.Err == nil {
 			out.Accepted++
@@ -150,20 +176,9 @@ func (h *Handlers) answerBatch(c echo.Context, caller commands.Caller, results [
 			continue
 		}
 		out.Rejected++
-		e := h.memberError(i, r.Err)
-		if e.Status == http.StatusServiceUnavailable {
-			unavailable++
-		}
-		out.Results[i] = refusedAnswer{Error: e}
+		out.Results[i] = refusedAnswer{Error: h.memberError(i, r.Err)}
 	}
-	if unavailable == len(results) {
-		return h.httpError(results[0].Err)
-	}
-	status := created(caller)
-	if out.Rejected > 0 {
-		status = http.StatusMultiStatus
-	}
-	return web.WriteJSON(c, status, out)
+	return out
 }
 
 // checkPayload returns what is wrong with a payload, nil for nothing.
@@ -185,9 +200,9 @@ func (h *Handlers) checkPayload(payload jsontext.Value) *commands.Refusal {
 	}
 }
 
-func (h *Handlers) message(req publishRequest) commands.Publish {
+func (h *Handlers) message(c echo.Context, req publishRequest) commands.Publish {
 	return commands.Publish{
-		ID: h.deps.NewID(), Queue: req.Queue, Payload: json.RawMessage(req.Payload), Key: req.Key, Headers: req.Headers,
+		ID: h.deps.NewID(), Queue: req.Queue, Payload: json.RawMessage(req.Payload), Key: req.Key, Headers: onBehalf(c, req.Headers),
 		CorrelationID: req.CorrelationID, ContentType: req.ContentType, Partition: req.Partition,
 		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt, Refused: h.checkPayload(req.Payload),
 	}

@@ -37,7 +37,7 @@ func (h *Handlers) createQueue(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	topic, receipt, err := h.deps.Commands.CreateQueue(c.Request().Context(), caller, commands.CreateQueue{
+	topic, _, err := h.deps.Commands.CreateQueue(c.Request().Context(), caller, commands.CreateQueue{
 		ID: h.deps.NewID(), Name: req.Name, DisplayName: req.DisplayName, Description: req.Description,
 		TopicType: req.TopicType, PartitionCount: req.PartitionCount, ReplicationFactor: req.ReplicationFactor,
 		RetentionMs: req.RetentionMs, MessageFormat: req.MessageFormat, SchemaDefinition: given(req.SchemaDefinition),
@@ -47,23 +47,28 @@ func (h *Handlers) createQueue(c echo.Context) error {
 	if err != nil {
 		return h.httpError(err)
 	}
-	e := topic.Created
-	at := timeOf(receipt.Position.Ms())
+	c.Response().Header().Set("Location", "/api/v1/mq/queues/"+topic.Config.Name)
+	return answerQueue(c, created(caller), topic, topic.CreatedAtMs)
+}
+
+// answerQueue shows a queue that last changed at a time in ms since 1970.
+func answerQueue(c echo.Context, status int, topic commands.Topic, changedAtMs int64) error {
+	e := topic.Config
 	c.Response().Header().Set("ETag", web.ETag(topic.Version))
-	c.Response().Header().Set("Location", "/api/v1/mq/queues/"+e.Name)
-	return web.WriteRawJSON(c, created(caller), web.Queue{
+	return web.WriteRawJSON(c, status, web.Queue{
 		ID: e.TopicID, TenantID: topic.TenantID, Name: e.Name, DisplayName: e.DisplayName, Description: e.Description,
 		TopicType: e.TopicType, PartitionCount: e.PartitionCount, ReplicationFactor: e.ReplicationFactor,
 		RetentionMs: e.RetentionMs, MessageFormat: e.MessageFormat, SchemaDefinition: web.Raw(e.SchemaDefinition),
 		CompressionType: e.CompressionType, IsPublic: e.IsPublic,
 		AllowedProducers: e.AllowedProducers, AllowedConsumers: e.AllowedConsumers, Status: e.Status,
-		CreatedAt: at, UpdatedAt: at, Version: topic.Version,
+		CreatedAt: timeOf(topic.CreatedAtMs), UpdatedAt: timeOf(changedAtMs), Version: topic.Version,
 	})
 }
 
 // subscriptionRequest is the body of POST /subscriptions.
 type subscriptionRequest struct {
 	Queue               string         `json:"queue"`
+	TopicID             string         `json:"topicId"`
 	ConsumerGroup       string         `json:"consumerGroup"`
 	ConsumerName        string         `json:"consumerName"`
 	SubscriptionType    string         `json:"subscriptionType"`
@@ -88,8 +93,8 @@ func (h *Handlers) createSubscription(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	sub, receipt, err := h.deps.Commands.CreateSubscription(c.Request().Context(), caller, commands.CreateSubscription{
-		ID: h.deps.NewID(), Queue: req.Queue, ConsumerGroup: req.ConsumerGroup, ConsumerName: req.ConsumerName,
+	sub, _, err := h.deps.Commands.CreateSubscription(c.Request().Context(), caller, commands.CreateSubscription{
+		ID: h.deps.NewID(), Queue: req.Queue, TopicID: req.TopicID, ConsumerGroup: req.ConsumerGroup, ConsumerName: req.ConsumerName,
 		SubscriptionType: req.SubscriptionType, OffsetResetPolicy: req.OffsetResetPolicy, MaxPollRecords: req.MaxPollRecords,
 		SessionTimeoutMs: req.SessionTimeoutMs, HeartbeatIntervalMs: req.HeartbeatIntervalMs,
 		HandlerConfig: given(req.HandlerConfig), DeadLetterQueue: req.DeadLetterQueue, MaxRetryAttempts: req.MaxRetryAttempts,
@@ -98,16 +103,22 @@ func (h *Handlers) createSubscription(c echo.Context) error {
 	if err != nil {
 		return h.httpError(err)
 	}
-	e := sub.Created
-	at := timeOf(receipt.Position.Ms())
+	c.Response().Header().Set("Location", "/api/v1/mq/subscriptions/"+sub.Config.SubscriptionID)
+	return answerSubscription(c, created(caller), sub, sub.CreatedAtMs)
+}
+
+// answerSubscription shows a subscription that last changed at a time in ms since 1970.
+// When it last consumed only the read side knows.
+func answerSubscription(c echo.Context, status int, sub commands.Subscription, changedAtMs int64) error {
+	e := sub.Config
 	c.Response().Header().Set("ETag", web.ETag(sub.Version))
-	c.Response().Header().Set("Location", "/api/v1/mq/subscriptions/"+e.SubscriptionID)
-	return web.WriteRawJSON(c, created(caller), web.Subscription{
-		ID: e.SubscriptionID, TopicID: e.TopicID, TenantID: sub.TenantID, Queue: req.Queue, ConsumerGroup: e.ConsumerGroup,
+	return web.WriteRawJSON(c, status, web.Subscription{
+		ID: e.SubscriptionID, TopicID: e.TopicID, TenantID: sub.TenantID, Queue: sub.QueueName(), ConsumerGroup: e.ConsumerGroup,
 		ConsumerName: e.ConsumerName, SubscriptionType: e.SubscriptionType, OffsetResetPolicy: e.OffsetResetPolicy,
 		MaxPollRecords: e.MaxPollRecords, SessionTimeoutMs: e.SessionTimeoutMs, HeartbeatIntervalMs: e.HeartbeatIntervalMs,
-		HandlerConfig: web.Raw(e.HandlerConfig), MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
-		Status: e.Status, CreatedAt: at, UpdatedAt: at, Version: sub.Version,
+		HandlerConfig: web.Raw(e.HandlerConfig), DeadLetterQueue: e.DeadLetterQueue, MaxRetryAttempts: e.MaxRetryAttempts,
+		RetryDelayMs: e.RetryDelayMs, MessageFilter: web.Raw(e.MessageFilter), Status: e.Status,
+		CreatedAt: timeOf(sub.CreatedAtMs), UpdatedAt: timeOf(changedAtMs), Version: sub.Version,
 	})
 }
 

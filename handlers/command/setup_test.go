@@ -62,12 +62,6 @@ func setup(t testing.TB, change ...func(*command.Deps)) *testBundle {
 			Shards: shards, AckTimeout: 10 * time.Second, SessionTimeout: 30 * time.Second, PayloadBytesMax: payloadMax, PullBytesMax: 1 << 20,
 			TokenKey: []byte("key"), Logger: slog.Default(), Now: time.Now, NewID: newID, Rand: func() float64 { return 0 },
 		}),
-		Identity: func(c echo.Context) (string, string) {
-			if other := c.Request().Header.Get("X-Test-Tenant"); other != "" {
-				return other, ""
-			}
-			return tenant, c.Request().Header.Get("X-Test-Subject")
-		},
 		NewID: newID, PayloadBytesMax: payloadMax, Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, c := range change {
@@ -75,9 +69,23 @@ func setup(t testing.TB, change ...func(*command.Deps)) *testBundle {
 	}
 	e := echo.New()
 	e.HTTPErrorHandler = web.ErrorHandler(slog.Default())
-	e.Use(web.RequestIDs, web.Recover)
+	e.Use(web.RequestIDs, web.Recover, identify)
 	command.New(deps).Register(e.Group(api))
 	return &testBundle{Handler: e, client: client, log: log, prefix: prefix}
+}
+
+// identify believes what a test says of its caller.
+func identify(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		header := c.Request().Header
+		who := web.Identity{TenantID: tenant, Subject: header.Get("X-Test-Subject")}
+		if other := header.Get("X-Test-Tenant"); other != "" {
+			who.TenantID = other
+		}
+		who.Platform = who.Subject == ""
+		web.SetIdentity(c, who)
+		return next(c)
+	}
 }
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }

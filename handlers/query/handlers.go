@@ -29,12 +29,15 @@ const queryTimeout = 10 * time.Second
 
 // Deps is what the handlers need.
 type Deps struct {
-	DB queries.DB
-	// Identity says whose rows the caller may see.
-	Identity func(echo.Context) (tenantID, subject string)
-	Cursors  web.Cursors
+	// DB is what a tenant's queries run on.
+	DB      func(tenantID string) queries.DB
+	Cursors web.Cursors
 	// State returns a queue's delivery at this moment.
 	State func(ctx context.Context, q queries.Queue) (State, error)
+	// Open decrypts a message's payload, OpenEvent the payload within an event's data;
+	// they return what is not encrypted as it is.
+	Open      func(ctx context.Context, tenantID, topicID, messageID string, payload []byte) ([]byte, error)
+	OpenEvent func(ctx context.Context, tenantID, kind string, data []byte) ([]byte, error)
 	// MessageIDBound is the least message id that can be of an instant or later.
 	MessageIDBound func(time.Time) string
 	Logger         *slog.Logger
@@ -48,13 +51,14 @@ func New(deps Deps) *Handlers { return &Handlers{deps: deps} }
 
 // Register adds the routes to the API's group.
 func (h *Handlers) Register(g *echo.Group) {
-	g.GET("/queues", h.queues)
-	g.GET("/queues/:name", h.queue)
-	g.GET("/subscriptions", h.subscriptions)
-	g.GET("/subscriptions/:id", h.subscription)
-	g.GET("/messages", h.messages)
-	g.GET("/messages/:id", h.message)
-	g.GET("/messages/:id/events", h.messageEvents)
+	read := web.Require(web.ScopeRead, web.ScopeAdmin)
+	g.GET("/queues", h.queues, read)
+	g.GET("/queues/:name", h.Queue, read)
+	g.GET("/subscriptions", h.subscriptions, read)
+	g.GET("/subscriptions/:id", h.subscription, read)
+	g.GET("/messages", h.messages, read)
+	g.GET("/messages/:id", h.message, read)
+	g.GET("/messages/:id/events", h.messageEvents, read)
 }
 
 // page is a part of a list, as the API shows it.
@@ -74,7 +78,7 @@ type list struct {
 // parseList reads limit, cursor and filters; other parameters are refused.
 func (h *Handlers) parseList(c echo.Context, name string, filters ...string) (list, error) {
 	l := list{name: name}
-	l.tenantID, _ = h.deps.Identity(c)
+	l.tenantID = web.IdentityOf(c).TenantID
 	if err := web.CheckQuery(c, append([]string{"limit", "cursor"}, filters...)...); err != nil {
 		return l, err
 	}

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -119,7 +120,7 @@ func (h *Handlers) messages(c echo.Context) error {
 			return err
 		}
 	}
-	rows, next, err := queries.Messages(ctx, h.deps.DB, l.tenantID, filter, l.page)
+	rows, next, err := queries.Messages(ctx, h.deps.DB(l.tenantID), l.tenantID, filter, l.page)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
@@ -160,14 +161,19 @@ func (h *Handlers) message(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	tenantID, _ := h.deps.Identity(c)
+	tenantID := web.IdentityOf(c).TenantID
 	ctx, cancel := withTimeout(c)
 	defer cancel()
-	m, err := queries.MessageByID(ctx, h.deps.DB, tenantID, id)
+	m, err := queries.MessageByID(ctx, h.deps.DB(tenantID), tenantID, id)
 	if err != nil {
 		return h.failed(c, err, notFound(codeMessageNotFound, "message", id))
 	}
-	attempts, err := queries.Attempts(ctx, h.deps.DB, tenantID, id)
+	if m.Sealed {
+		if m.Payload, err = h.deps.Open(ctx, m.TenantID, m.TopicID, m.MessageID, m.Payload); err != nil {
+			return h.failed(c, fmt.Errorf("%w: %w", ErrStateUnavailable, err), nil)
+		}
+	}
+	attempts, err := queries.Attempts(ctx, h.deps.DB(tenantID), tenantID, id)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
@@ -190,12 +196,17 @@ func (h *Handlers) messageEvents(c echo.Context) error {
 	}
 	ctx, cancel := withTimeout(c)
 	defer cancel()
-	rows, next, err := queries.MessageEvents(ctx, h.deps.DB, l.tenantID, id, l.page)
+	rows, next, err := queries.MessageEvents(ctx, h.deps.DB(l.tenantID), l.tenantID, id, l.page)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
 	if len(rows) == 0 && len(l.page.After) == 0 {
 		return notFound(codeMessageNotFound, "message", id)
+	}
+	for i := range rows {
+		if rows[i].Data, err = h.deps.OpenEvent(ctx, rows[i].TenantID, rows[i].Kind, rows[i].Data); err != nil {
+			return h.failed(c, fmt.Errorf("%w: %w", ErrStateUnavailable, err), nil)
+		}
 	}
 	return answerList(h, c, l, rows, next, showEvent, func(e queries.Event) string { return strconv.FormatInt(e.Position, 10) })
 }

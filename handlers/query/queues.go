@@ -75,25 +75,26 @@ func (h *Handlers) queues(c echo.Context) error {
 	}
 	ctx, cancel := withTimeout(c)
 	defer cancel()
-	rows, next, err := queries.Queues(ctx, h.deps.DB, l.tenantID, l.page)
+	rows, next, err := queries.Queues(ctx, h.deps.DB(l.tenantID), l.tenantID, l.page)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
 	return answerList(h, c, l, rows, next, showQueue, func(q queries.Queue) string { return q.Name })
 }
 
-func (h *Handlers) queue(c echo.Context) error {
+// Queue shows the queue that the path parameter name names, with its live state.
+func (h *Handlers) Queue(c echo.Context) error {
 	if err := web.CheckQuery(c); err != nil {
 		return err
 	}
-	tenantID, _ := h.deps.Identity(c)
+	tenantID := web.IdentityOf(c).TenantID
 	ctx, cancel := withTimeout(c)
 	defer cancel()
 	q, err := h.byName(ctx, c, tenantID, c.Param("name"))
 	if err != nil {
 		return err
 	}
-	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB, tenantID, q.ID)
+	subscriptions, err := queries.CountSubscriptions(ctx, h.deps.DB(tenantID), tenantID, q.ID)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
@@ -112,7 +113,7 @@ func (h *Handlers) byName(ctx context.Context, c echo.Context, tenantID, name st
 	if !web.ValidText(name) {
 		return queries.Queue{}, missing
 	}
-	q, err := queries.QueueByName(ctx, h.deps.DB, tenantID, name)
+	q, err := queries.QueueByName(ctx, h.deps.DB(tenantID), tenantID, name)
 	if err != nil {
 		return q, h.failed(c, err, missing)
 	}

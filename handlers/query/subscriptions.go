@@ -28,7 +28,7 @@ func (h *Handlers) subscriptions(c echo.Context) error {
 	ctx, cancel := withTimeout(c)
 	defer cancel()
 	filter := queries.SubscriptionFilter{Queue: c.QueryParam("queue"), ConsumerGroup: c.QueryParam("consumerGroup")}
-	rows, next, err := queries.Subscriptions(ctx, h.deps.DB, l.tenantID, filter, l.page)
+	rows, next, err := queries.Subscriptions(ctx, h.deps.DB(l.tenantID), l.tenantID, filter, l.page)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
@@ -40,10 +40,10 @@ func (h *Handlers) subscription(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	tenantID, _ := h.deps.Identity(c)
+	tenantID := web.IdentityOf(c).TenantID
 	ctx, cancel := withTimeout(c)
 	defer cancel()
-	s, err := queries.SubscriptionByID(ctx, h.deps.DB, tenantID, id)
+	s, err := queries.SubscriptionByID(ctx, h.deps.DB(tenantID), tenantID, id)
 	if err != nil {
 		return h.failed(c, err, notFound(codeSubscriptionNotFound, "subscription", id))
 	}

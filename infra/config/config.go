@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -27,8 +28,13 @@ const (
 	AckTimeoutMin      = 100
 	AckTimeoutMax      = 60_000
 	RetentionDaysMax   = 3650
+	QueueLengthMax     = 100_000_000
 	KeyPrefixMax       = 50
 	ServiceTokenMin    = 16
+	PerSecondMax       = 1_000_000_000
+	LongPollsMax       = 1_000_000
+	ConnectionsMax     = 1_000_000
+	HealthSecondsMax   = 3600
 	// fileBytesMax bounds a NAME_FILE.
 	fileBytesMax = 64 << 10
 )
@@ -45,6 +51,8 @@ type Config struct {
 	MessageSizeBytesMax int `env:"MAX_MESSAGE_SIZE" envDefault:"1048576"`
 	// TTLSeconds is how long a message lives that does not say; 0 is for ever.
 	TTLSeconds int64 `env:"DEFAULT_TTL" envDefault:"604800"`
+	// QueueLengthMax is how many unconsumed messages a queue holds; 0 is any number.
+	QueueLengthMax int64 `env:"MAX_QUEUE_LENGTH" envDefault:"10000"`
 	// ConsumerTimeoutMs is the default lease of a subscription.
 	ConsumerTimeoutMs int `env:"CONSUMER_TIMEOUT" envDefault:"30000"`
 	Shards            int `env:"SHARDS" envDefault:"4"`
@@ -55,6 +63,36 @@ type Config struct {
 	RetentionDays int    `env:"RETENTION_DAYS" envDefault:"30"`
 	LogLevel      string `env:"LOG_LEVEL" envDefault:"info"`
 
+	// AuthURL is where the auth service has its keys, "" for none: then only the
+	// platform's own services are let in.
+	AuthURL string `env:"AUTH_SERVICE_URL"`
+	// AuthIssuer and AuthAudience are what tokens must say in iss and aud; the issuer
+	// is AuthURL unless it is given.
+	AuthIssuer   string `env:"AUTH_ISSUER"`
+	AuthAudience string `env:"AUTH_AUDIENCE" envDefault:"tallymq"`
+	// EncryptionKeys are the master keys of payload encryption, see infra/keyring.
+	EncryptionKeys string `env:"ENCRYPTION_KEYS"`
+	// PlatformTenant owns the queues of the internal API.
+	PlatformTenant string `env:"PLATFORM_TENANT_ID" envDefault:"00000000-0000-0000-0000-000000000000"`
+	// UserURL, NotificationURL and AuditURL are where the services are that messages
+	// and lifecycle events are handed on to, "" for none.
+	UserURL         string `env:"USER_SERVICE_URL"`
+	NotificationURL string `env:"NOTIFICATION_SERVICE_URL"`
+	AuditURL        string `env:"AUDIT_SERVICE_URL"`
+	// TenantRequests and TenantBytes are what a tenant may send an instance per
+	// second; 0 is any number.
+	TenantRequests int64 `env:"TENANT_REQUESTS_PER_SECOND" envDefault:"5000"`
+	TenantBytes    int64 `env:"TENANT_BYTES_PER_SECOND" envDefault:"67108864"`
+	// TenantLongPolls and LongPolls are how many pulls of a tenant, and of all, may
+	// wait on an instance at once; Connections how many may be open.
+	TenantLongPolls int `env:"TENANT_LONG_POLLS" envDefault:"1000"`
+	LongPolls       int `env:"LONG_POLLS" envDefault:"5000"`
+	Connections     int `env:"MAX_CONNECTIONS" envDefault:"10000"`
+	// IsMetricsEnabled serves /metrics and keeps what the metrics document shows.
+	IsMetricsEnabled bool `env:"METRICS_ENABLED" envDefault:"true"`
+	// HealthSeconds is how often the components' health is looked at.
+	HealthSeconds int64 `env:"HEALTH_CHECK_INTERVAL" envDefault:"30"`
+
 	// Unused are variables of the contract that are set and that this version
 	// does not act on.
 	Unused []string `env:"-"`
@@ -64,10 +102,7 @@ type Config struct {
 // that would protect something are refused: a protection that is asked for and
 // missing must not go unnoticed.
 var later = map[string]bool{ //nolint:gochecknoglobals // constant
-	"AUTH_SERVICE_URL": true, "ENCRYPTION_KEYS": true,
-	"USER_SERVICE_URL": false, "AUDIT_SERVICE_URL": false, "NOTIFICATION_SERVICE_URL": false, "MAX_QUEUE_LENGTH": false,
-	"METRICS_ENABLED": false, "HEALTH_CHECK_INTERVAL": false, "MESSAGE_BATCH_SIZE": false, "MAX_CONCURRENT_CONSUMERS": false,
-	"PROCESSING_TIMEOUT_MS": false,
+	"MESSAGE_BATCH_SIZE": false, "MAX_CONCURRENT_CONSUMERS": false, "PROCESSING_TIMEOUT_MS": false,
 }
 
 // Load reads an environment as os.Environ returns it.
@@ -95,6 +130,8 @@ func Load(environ []string) (Config, error) {
 	}
 	return cfg, errors.Join(errs...)
 }
+
+var canonicalUUID = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
 // expand turns environ into a map and reads the files of NAME_FILE variables.
 func expand(environ []string) (map[string]string, []error) {
@@ -151,6 +188,9 @@ func named(err error) error {
 		return err
 	}
 	f, _ := reflect.TypeFor[Config]().FieldByName(parse.Name)
+	if f.Type.Kind() == reflect.Bool {
+		return fmt.Errorf("%s: must be true or false", f.Tag.Get("env"))
+	}
 	return fmt.Errorf("%s: must be a whole number", f.Tag.Get("env"))
 }
 
@@ -164,10 +204,22 @@ func (c *Config) check() []error {
 	between("PORT", int64(c.Port), 0, PortMax)
 	between("MAX_MESSAGE_SIZE", int64(c.MessageSizeBytesMax), MessageSizeMin, MessageSizeMax)
 	between("DEFAULT_TTL", c.TTLSeconds, 0, TTLSecondsMax)
+	between("MAX_QUEUE_LENGTH", c.QueueLengthMax, 0, QueueLengthMax)
 	between("CONSUMER_TIMEOUT", int64(c.ConsumerTimeoutMs), ConsumerTimeoutMin, ConsumerTimeoutMax)
 	between("SHARDS", int64(c.Shards), 1, ShardsMax)
 	between("ACK_TIMEOUT_MS", int64(c.AckTimeoutMs), AckTimeoutMin, AckTimeoutMax)
+	between("TENANT_REQUESTS_PER_SECOND", c.TenantRequests, 0, PerSecondMax)
+	between("TENANT_BYTES_PER_SECOND", c.TenantBytes, 0, PerSecondMax)
+	between("TENANT_LONG_POLLS", int64(c.TenantLongPolls), 1, LongPollsMax)
+	between("LONG_POLLS", int64(c.LongPolls), 1, LongPollsMax)
+	between("MAX_CONNECTIONS", int64(c.Connections), 1, ConnectionsMax)
+	between("HEALTH_CHECK_INTERVAL", c.HealthSeconds, 1, HealthSecondsMax)
 	between("RETENTION_DAYS", int64(c.RetentionDays), 0, RetentionDaysMax)
+	return append(errs, c.checkTexts()...)
+}
+
+func (c *Config) checkTexts() []error {
+	var errs []error
 	if len(c.RedisKeyPrefix) > KeyPrefixMax || strings.ContainsAny(c.RedisKeyPrefix, "{} \t\r\n") {
 		errs = append(errs, fmt.Errorf("REDIS_KEY_PREFIX: allowed: at most %d characters without braces and spaces", KeyPrefixMax))
 	}
@@ -192,6 +244,13 @@ func (c *Config) check() []error {
 	}
 	checkURL("REDIS_URL", c.RedisURL, "redis", "rediss")
 	checkURL("DATABASE_URL", c.DatabaseURL, "postgres", "postgresql")
+	checkURL("AUTH_SERVICE_URL", c.AuthURL, "http", "https")
+	checkURL("USER_SERVICE_URL", c.UserURL, "http", "https")
+	checkURL("NOTIFICATION_SERVICE_URL", c.NotificationURL, "http", "https")
+	checkURL("AUDIT_SERVICE_URL", c.AuditURL, "http", "https")
+	if !canonicalUUID.MatchString(c.PlatformTenant) {
+		errs = append(errs, errors.New("PLATFORM_TENANT_ID: must be a UUID in lower case"))
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		errs = append(errs, errors.New("LOG_LEVEL: must be one of debug, info, warn, error"))
@@ -213,6 +272,17 @@ func (c *Config) Serving() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Issuer is what tokens must say in iss.
+func (c *Config) Issuer() string {
+	if c.AuthIssuer != "" {
+		return c.AuthIssuer
+	}
+	return c.AuthURL
+}
+
+// HealthInterval is HEALTH_CHECK_INTERVAL.
+func (c *Config) HealthInterval() time.Duration { return time.Duration(c.HealthSeconds) * time.Second }
 
 // Level is LOG_LEVEL.
 func (c *Config) Level() slog.Level {

@@ -13,8 +13,10 @@ func TestDefaultsAreTheContracts(t *testing.T) {
 	cfg, err := Load(nil)
 	require.NoError(t, err)
 	require.Equal(t, Config{
-		Port: 3010, RedisKeyPrefix: "mq:", MessageSizeBytesMax: 1_048_576, TTLSeconds: 604_800, ConsumerTimeoutMs: 30_000,
-		Shards: 4, AckTimeoutMs: 5000, RetentionDays: 30, LogLevel: "info",
+		Port: 3010, RedisKeyPrefix: "mq:", MessageSizeBytesMax: 1_048_576, TTLSeconds: 604_800, QueueLengthMax: 10_000, ConsumerTimeoutMs: 30_000,
+		Shards: 4, AckTimeoutMs: 5000, RetentionDays: 30, LogLevel: "info", AuthAudience: "tallymq",
+		PlatformTenant: "00000000-0000-0000-0000-000000000000", TenantRequests: 5000, TenantBytes: 64 << 20,
+		TenantLongPolls: 1000, LongPolls: 5000, Connections: 10_000, IsMetricsEnabled: true, HealthSeconds: 30,
 	}, cfg)
 	require.ErrorContains(t, cfg.Serving(), "DATABASE_URL")
 	require.ErrorContains(t, cfg.Serving(), "REDIS_URL")
@@ -37,8 +39,19 @@ func TestErrorsNameTheVariableAndTheLimit(t *testing.T) {
 		{"REDIS_URL=http://x", "REDIS_URL: must be a URL that starts with redis:// or rediss://"},
 		{"DATABASE_URL=mysql://x", "DATABASE_URL: must be a URL that starts with postgres://"},
 		{"LOG_LEVEL=loud", "LOG_LEVEL: must be one of"},
-		{"AUTH_SERVICE_URL=http://auth", "AUTH_SERVICE_URL: this version does not act on it"},
-		{"ENCRYPTION_KEYS=a:b", "ENCRYPTION_KEYS: this version does not act on it"},
+		{"AUTH_SERVICE_URL=auth", "AUTH_SERVICE_URL: must be a URL that starts with http:// or https://"},
+		{"AUDIT_SERVICE_URL=ftp://audit", "AUDIT_SERVICE_URL: must be a URL that starts with http:// or https://"},
+		{"USER_SERVICE_URL=user", "USER_SERVICE_URL: must be a URL"},
+		{"NOTIFICATION_SERVICE_URL=n", "NOTIFICATION_SERVICE_URL: must be a URL"},
+		{"PLATFORM_TENANT_ID=A", "PLATFORM_TENANT_ID: must be a UUID"},
+		{"MAX_QUEUE_LENGTH=-1", "MAX_QUEUE_LENGTH: is -1; allowed: 0 to 100000000"},
+		{"TENANT_REQUESTS_PER_SECOND=-1", "TENANT_REQUESTS_PER_SECOND: is -1; allowed: 0 to 1000000000"},
+		{"TENANT_BYTES_PER_SECOND=-1", "TENANT_BYTES_PER_SECOND: is -1; allowed: 0"},
+		{"TENANT_LONG_POLLS=0", "TENANT_LONG_POLLS: is 0; allowed: 1 to 1000000"},
+		{"LONG_POLLS=0", "LONG_POLLS: is 0; allowed: 1"},
+		{"MAX_CONNECTIONS=0", "MAX_CONNECTIONS: is 0; allowed: 1"},
+		{"METRICS_ENABLED=perhaps", "METRICS_ENABLED: must be true or false"},
+		{"HEALTH_CHECK_INTERVAL=0", "HEALTH_CHECK_INTERVAL: is 0; allowed: 1 to 3600"},
 		{"DATABASE_URL_FILE=/nowhere/at/all", "DATABASE_URL_FILE: "},
 	} {
 		_, err := Load([]string{tc.entry})
@@ -72,7 +85,7 @@ func TestAnyNameMayBeAFile(t *testing.T) {
 
 func TestWhatIsNotActedOnIsNamed(t *testing.T) {
 	t.Parallel()
-	cfg, err := Load([]string{"MAX_QUEUE_LENGTH=5"})
+	cfg, err := Load([]string{"MESSAGE_BATCH_SIZE=5"})
 	require.NoError(t, err)
-	require.Equal(t, []string{"MAX_QUEUE_LENGTH"}, cfg.Unused)
+	require.Equal(t, []string{"MESSAGE_BATCH_SIZE"}, cfg.Unused)
 }

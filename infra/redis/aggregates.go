@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -83,7 +84,7 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
 	}
-	values, err := l.client.HMGet(ctx, k.topic(id), "v", "s").Result()
+	values, err := l.client.HMGet(ctx, k.topic(id), "v", "s", "c", "u").Result()
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
 	}
@@ -95,6 +96,36 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 	return a, nil
 }
 
+// TopicByID returns a topic by id, whoever's it is, or events.ErrNoAggregate. It is not
+// cached: who knows a topic's name should use that.
+func (l *Log) TopicByID(ctx context.Context, id string) (*events.Aggregate, error) {
+	return l.find(ctx, "topic", id, keys.topic, l.cfg.DecodeTopic)
+}
+
+// find looks for an aggregate on all shards, in one round trip.
+func (l *Log) find(ctx context.Context, what, id string, key func(keys, string) string, decode func([]byte) (any, error)) (*events.Aggregate, error) {
+	found := make([]*goredis.SliceCmd, len(l.shards))
+	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		for n, s := range l.shards {
+			found[n] = p.HMGet(ctx, key(s.keys, id), "v", "s", "c", "u")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", what, err)
+	}
+	for n, cmd := range found {
+		a, err := decodeAggregate(id, n, cmd.Val(), decode)
+		if err == nil {
+			return a, nil
+		}
+		if !errors.Is(err, events.ErrNoAggregate) {
+			return nil, fmt.Errorf("load %s: %w", what, err)
+		}
+	}
+	return nil, events.ErrNoAggregate
+}
+
 // Subscription returns a subscription by id, whoever's it is, or
 // events.ErrNoAggregate. Its shard is its topic's, so all shards are asked, in
 // one round trip.
@@ -103,28 +134,11 @@ func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, e
 	if cached != nil {
 		return cached, nil
 	}
-	found := make([]*goredis.SliceCmd, len(l.shards))
-	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
-		for n, s := range l.shards {
-			found[n] = p.HMGet(ctx, s.keys.subscription(id), "v", "s")
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("load subscription: %w", err)
-	}
-	for n, cmd := range found {
-		a, err := decodeAggregate(id, n, cmd.Val(), l.cfg.DecodeSubscription)
-		if errors.Is(err, events.ErrNoAggregate) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("load subscription: %w", err)
-		}
+	a, err := l.find(ctx, "subscription", id, keys.subscription, l.cfg.DecodeSubscription)
+	if err == nil {
 		l.aggregates.put("sub:"+id, a, drops)
-		return a, nil
 	}
-	return nil, events.ErrNoAggregate
+	return a, err
 }
 
 // Forget drops an aggregate from the cache, for a caller that was told it is
@@ -132,8 +146,14 @@ func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, e
 func (l *Log) Forget(id string) { l.aggregates.drop(id) }
 
 func decodeAggregate(id string, shardNo int, values []any, decode func([]byte) (any, error)) (*events.Aggregate, error) {
-	if len(values) != 2 || values[0] == nil || values[1] == nil {
+	const fields = 4
+	if len(values) != fields || slices.Contains(values, nil) {
 		return nil, events.ErrNoAggregate
+	}
+	created, err1 := parsePosition(fmt.Sprint(values[2]))
+	changed, err2 := parsePosition(fmt.Sprint(values[3]))
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("positions of %s: %w", id, err)
 	}
 	version, err := strconv.ParseInt(fmt.Sprint(values[0]), 10, 64)
 	if err != nil {
@@ -143,5 +163,5 @@ func decodeAggregate(id string, shardNo int, values []any, decode func([]byte) (
 	if err != nil {
 		return nil, fmt.Errorf("state of %s: %w", id, err)
 	}
-	return &events.Aggregate{ID: id, Shard: shardNo, Version: version, Value: value}, nil
+	return &events.Aggregate{ID: id, Shard: shardNo, Version: version, Created: created, Changed: changed, Value: value}, nil
 }

@@ -67,7 +67,11 @@ func (l *Log) moveDueOnce(ctx context.Context, n int, s *shard, onExpired func(c
 		f := r.list(item)
 		e := events.ExpiredLease{
 			SubscriptionID: r.str(r.at(f, 0)), TopicID: r.str(r.at(f, 1)), Group: r.str(r.at(f, 2)), Consumer: r.str(r.at(f, 5)),
-			Leased: r.leased(r.str(r.at(f, 3)), r.str(r.at(f, 4)), r.list(r.at(f, 7))),
+		}
+		var err error
+		if e.Leased, err = readLeased(r.str(r.at(f, 3)), r.str(r.at(f, 4)), r.list(r.at(f, 7))); err != nil {
+			l.cfg.Logger.Error("expired lease that cannot be read", "shard", n, "topic", e.TopicID, "group", e.Group, "error", err)
+			continue
 		}
 		e.LeasedAtMs = r.int(r.at(f, 6))
 		expired = append(expired, e)

@@ -54,21 +54,13 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		}
 		delivery := packPairs(events.DeliveryMeta{
 			TenantID: a.TenantID, Key: e.Key, ContentType: e.ContentType, CorrelationID: e.CorrelationID,
-			TraceParent: e.TraceParent, ExpiresAtMs: expires, Headers: e.Headers,
+			TraceParent: e.TraceParent, ExpiresAtMs: expires, Sealed: e.Sealed, Headers: e.Headers,
 		}.AppendPairs(room[:0]))
 		c.args = append(c.args, "P", e.TopicID, a.Guard.TopicVersion, e.Partition, key, fingerprint, ttl,
 			a.ID, meta, frame.Head, frame.Payload, frame.Tail, delivery)
-	case events.TopicCreated:
-		c.args = append(c.args, "T", e.TopicID, a.Version, a.State, uniqueTopic(a.TenantID, e.Name),
-			key, fingerprint, ttl, a.ID, meta, frame.Head)
-	case events.SubscriptionCreated:
-		start := "$"
-		if e.OffsetResetPolicy == "earliest" {
-			start = "0"
-		}
-		c.args = append(c.args, "S", e.SubscriptionID, a.Version, a.State, e.TopicID, a.Guard.TopicVersion,
-			e.ConsumerGroup, e.ConsumerGroup+"/"+e.ConsumerName, a.Guard.Partitions, start,
-			key, fingerprint, ttl, a.ID, meta, frame.Head)
+	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
+		events.SubscriptionCreated, events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionDeleted:
+		l.encodeAdmin(c, a, meta, frame)
 	case events.MessageConsumed:
 		l.encodeSettled(c, a, e.Delivery, meta, frame)
 	case events.MessageDeadLettered:
@@ -82,6 +74,45 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), e.MessageID, a.ID, meta, frame.Head)
 	}
 	return nil
+}
+
+// encodeAdmin is encodeOne for the events of topics and subscriptions.
+func (l *Log) encodeAdmin(c *call, a events.Append, meta []byte, frame events.Frame) {
+	key, fingerprint := l.idempotency(a)
+	switch e := a.Event.(type) {
+	case events.TopicCreated:
+		c.args = append(c.args, "T", e.TopicID, a.Version, a.State, uniqueTopic(a.TenantID, e.Name), e.PartitionCount,
+			key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(), a.ID, meta, frame.Head)
+	case events.TopicUpdated:
+		c.args = append(c.args, "U", e.TopicID, a.Guard.TopicVersion, a.Version, a.State, e.PartitionCount, a.ID, meta, frame.Head)
+	case events.TopicPurged:
+		c.args = append(c.args, "X", e.TopicID, a.Guard.TopicVersion, a.ID, meta, frame.Head, frame.Tail)
+	case events.TopicDeleted:
+		c.args = append(c.args, "D", e.TopicID, a.Guard.TopicVersion, uniqueTopic(a.TenantID, e.Name), a.ID, meta, frame.Head, frame.Tail)
+	case events.SubscriptionCreated:
+		start := "$"
+		if e.OffsetResetPolicy == "earliest" {
+			start = "0"
+		}
+		c.args = append(c.args, "S", e.SubscriptionID, a.Version, a.State, e.TopicID, a.Guard.TopicVersion,
+			a.Group, uniqueSubscription(a.Group, e.ConsumerName), start, key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(), a.ID, meta, frame.Head)
+	case events.SubscriptionUpdated:
+		l.encodeChanged(c, a, e.SubscriptionID, e.TopicID, meta, frame)
+	case events.SubscriptionPaused:
+		l.encodeChanged(c, a, e.SubscriptionID, e.TopicID, meta, frame)
+	case events.SubscriptionResumed:
+		l.encodeChanged(c, a, e.SubscriptionID, e.TopicID, meta, frame)
+	case events.SubscriptionDeleted:
+		c.dueIn = time.Millisecond // what it held is due at once
+		c.args = append(c.args, "W", e.SubscriptionID, a.Guard.SubscriptionVersion, e.TopicID, a.Group,
+			uniqueSubscription(a.Group, e.ConsumerName), a.ID, meta, frame.Head, frame.Tail)
+	case events.MessagePublished, events.MessageConsumed, events.MessageFailed, events.MessageDeadLettered:
+	}
+}
+
+// encodeChanged is for events that leave a subscription in another state.
+func (l *Log) encodeChanged(c *call, a events.Append, id, topicID string, meta []byte, frame events.Frame) {
+	c.args = append(c.args, "V", id, a.Guard.SubscriptionVersion, a.Version, a.State, topicID, a.Group, a.ID, meta, frame.Head)
 }
 
 // encodeSettled is for events that end a message's life in a group.
@@ -106,5 +137,7 @@ func (l *Log) idempotency(a events.Append) (key, fingerprint string) {
 	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(a.Event.Kind()) + "\x00" + queue + "\x00" + a.Meta.IdempotencyKey))
 	return hex.EncodeToString(sum[:]), a.Meta.Fingerprint
 }
+
+func uniqueSubscription(group, consumer string) string { return group + "/" + consumer }
 
 func uniqueTopic(tenantID, name string) string { return tenantID + "/" + name }

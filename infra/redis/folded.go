@@ -24,6 +24,33 @@ type foldTracker struct {
 	mu      sync.Mutex
 	upTo    events.Position
 	waiting foldHeap
+	// moved is told of every move.
+	moved *signal
+}
+
+// signal wakes all who wait for the next of something.
+type signal struct {
+	mu   sync.Mutex
+	next chan struct{}
+}
+
+// wait returns a channel that is closed at the next one.
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next == nil {
+		s.next = make(chan struct{})
+	}
+	return s.next
+}
+
+func (s *signal) raise() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.next != nil {
+		close(s.next)
+		s.next = nil
+	}
 }
 
 type foldWait struct {
@@ -66,6 +93,7 @@ func (t *foldTracker) announce(upTo events.Position) {
 		return
 	}
 	t.upTo = upTo
+	t.moved.raise()
 	for len(t.waiting) > 0 && t.waiting[0].position <= upTo {
 		close(heap.Pop(&t.waiting).(*foldWait).done) //nolint:forcetypeassert // ours alone
 	}
@@ -117,6 +145,28 @@ func (l *Log) WaitFolded(ctx context.Context, shardNo int, position events.Posit
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ctx.Err())
+	}
+}
+
+// followRecheck is how often one who follows looks for themselves, in case an
+// announcement was lost.
+const followRecheck = 5 * time.Second
+
+// Moved returns a channel that is closed when the next events of any shard are folded,
+// or after a while without. Ask for it before looking at what is there.
+func (l *Log) Moved() <-chan struct{} { return l.moved.wait() }
+
+// recheckMoves lets those who follow look for themselves now and then.
+func (l *Log) recheckMoves() {
+	ticker := time.NewTicker(followRecheck)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			l.moved.raise()
+		case <-l.closing:
+			return
+		}
 	}
 }
 

@@ -17,7 +17,9 @@ type hub struct {
 type pollers struct {
 	// wakes counts wake-ups, so that one which arrives between an empty answer
 	// and the wait is not lost.
-	wakes   uint64
+	wakes uint64
+	// changes counts changes of the queue and of the group's subscriptions.
+	changes uint64
 	waiting []chan struct{}
 	users   int
 }
@@ -58,6 +60,12 @@ func (h *hub) seen(p *pollers) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return p.wakes
+}
+
+func (h *hub) changes(p *pollers) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return p.changes
 }
 
 // wait returns when the group was woken after seen, when recheck has passed, or
@@ -131,11 +139,35 @@ func (h *hub) wakeAll() {
 	defer h.mu.Unlock()
 	for _, groups := range h.topics {
 		for _, p := range groups {
-			p.wakes++
-			for _, w := range p.waiting {
-				close(w)
-			}
-			p.waiting = nil
+			p.wakeAll()
 		}
 	}
+}
+
+// wakeTopicAll wakes every poll of a topic that changed or went.
+func (h *hub) wakeTopicAll(topicID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.topics[topicID] {
+		p.changes++
+		p.wakeAll()
+	}
+}
+
+// wakeGroupAll wakes every poll of a group one of whose subscriptions changed or went.
+func (h *hub) wakeGroupAll(topicID, group string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if p := h.topics[topicID][group]; p != nil {
+		p.changes++
+		p.wakeAll()
+	}
+}
+
+func (p *pollers) wakeAll() {
+	p.wakes++
+	for _, w := range p.waiting {
+		close(w)
+	}
+	p.waiting = nil
 }

@@ -22,12 +22,14 @@ const pollRecheck = 5 * time.Second
 var leaseStart atomic.Uint32
 
 // Lease leases messages to a consumer. Where there are none it waits for some, at
-// most wait, and then answers with none. ctx ends the wait early; messages that
-// were leased before ctx ended are returned all the same.
+// most wait, and then answers with none; sooner where the queue or a subscription of
+// the group changed meanwhile, as whoever asks may have to decide anew. ctx ends the
+// wait early; messages that were leased before ctx ended are returned all the same.
 func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error) {
 	deadline := time.Now().Add(wait)
 	p := l.hub.enter(req.TopicID, req.Group)
 	defer l.hub.leave(req.TopicID, req.Group, p)
+	changes := l.hub.changes(p)
 	for {
 		seen := l.hub.seen(p)
 		leased, err := l.leaseNow(ctx, req)
@@ -45,6 +47,9 @@ func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Dura
 		if ctx.Err() != nil {
 			// The consumer left: its turn, if it had one, is another's.
 			l.hub.pass(p)
+			return nil, nil
+		}
+		if l.hub.changes(p) != changes {
 			return nil, nil
 		}
 	}
@@ -68,8 +73,7 @@ func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.L
 	defer cancel()
 	v, err := leaseScript.Run(ctx, l.client, []string{s.keys.due()},
 		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
-		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, req.Partitions,
-		leaseStart.Add(1)%uint32(req.Partitions), //nolint:gosec // partitions are few
+		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, leaseStart.Add(1),
 	).Result()
 	if err != nil {
 		if strings.Contains(err.Error(), "NOGROUP") {
@@ -77,22 +81,9 @@ func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.L
 		}
 		return nil, fmt.Errorf("lease: %w", err)
 	}
-	var r reply
-	answer := r.list(v)
-	status, now := r.int(r.at(answer, 0)), r.int(r.at(answer, 1))
-	if r.err == nil && status != 0 {
-		return nil, events.ErrStale
-	}
-	items := r.list(r.at(answer, 2))
-	leased := make([]events.Leased, 0, len(items))
-	for _, item := range items {
-		one := r.list(item)
-		m := r.leased(r.str(r.at(one, 0)), r.str(r.at(one, 1)), r.list(r.at(one, 2)))
-		m.LeasedAtMs = now
-		leased = append(leased, m)
-	}
-	if r.err != nil {
-		return nil, fmt.Errorf("lease: %w", r.err)
+	leased, err := l.readLeases(req, v)
+	if err != nil {
+		return nil, err
 	}
 	if len(leased) > 0 {
 		s.nextDue.at(time.Now().Add(req.For))
@@ -100,11 +91,9 @@ func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.L
 	return leased, nil
 }
 
-// leased reads an entry of a partition's stream or of a retry stream.
-func (r *reply) leased(stream, entry string, fields []any) events.Leased {
-	if r.err != nil {
-		return events.Leased{}
-	}
+// readLeased reads an entry of a partition's stream or of a retry stream.
+func readLeased(stream, entry string, fields []any) (events.Leased, error) {
+	var r reply
 	m := events.Leased{Attempt: 1}
 	var err error
 	fail := func(what string, cause error) {
@@ -143,7 +132,7 @@ func (r *reply) leased(stream, entry string, fields []any) events.Leased {
 		}
 		fail(name, err)
 	}
-	return m
+	return m, r.err
 }
 
 // Extend moves the end of leases to d from now, by the log's clock. It returns

@@ -42,6 +42,9 @@ type Config struct {
 	Prefix string
 	// Shards is the store's number of shards, fixed when it is first used.
 	Shards int
+	// QueueLengthMax is how many unconsumed messages a queue holds; more are
+	// refused. 0 is any number.
+	QueueLengthMax int64
 	// IdempotencyTTL is how long an idempotency key is remembered.
 	IdempotencyTTL time.Duration
 	// DecodeTopic and DecodeSubscription read the states given in
@@ -61,6 +64,7 @@ type Log struct {
 	hub        hub
 	// wakeSilence is the constant, but for tests.
 	wakeSilence time.Duration
+	moved       signal
 	closing     chan struct{}
 	workers     sync.WaitGroup
 }
@@ -98,12 +102,14 @@ func New(cfg Config) *Log {
 	for n := range cfg.Shards {
 		s := &shard{keys: shardKeys(cfg.Prefix, n), calls: make(chan *call, AppendQueueMax), announce: make(chan struct{}, 1)}
 		s.nextDue.init()
+		s.folded.moved = &l.moved
 		l.shards = append(l.shards, s)
 		l.workers.Go(func() { l.announceLoop(n, s) })
 		for range appendCallsMax {
 			l.workers.Go(func() { l.appendLoop(s) })
 		}
 	}
+	l.workers.Go(l.recheckMoves)
 	return l
 }
 
@@ -176,12 +182,12 @@ func gather(group []*call, calls <-chan *call) ([]*call, *call) {
 }
 
 func (l *Log) appendGroup(s *shard, group []*call) {
-	n := 2
+	n := 3
 	for _, c := range group {
 		n += len(c.args)
 	}
 	args := make([]any, 0, n)
-	args = append(args, s.keys.prefix, keptPerPartition)
+	args = append(args, s.keys.prefix, keptPerPartition, l.cfg.QueueLengthMax)
 	for _, c := range group {
 		args = append(args, c.args...)
 	}

@@ -265,7 +265,7 @@ func TestStateCountsWhatIsThere(t *testing.T) {
 	require.Equal(t, int64(5), s.Partitions[0].NextOffset)
 	delivered := s.Partitions[0].Groups[0].Delivered + s.Partitions[1].Groups[0].Delivered
 	require.Equal(t, int64(3), delivered)
-	require.Equal(t, []RetryState{{Group: "g", Ready: 1, Waiting: 1, First: leased[2].Position}}, s.Retries)
+	require.Equal(t, []RetryState{{Group: "g", Ready: 1, Waiting: 1, First: leased[2].Position, Active: 1}}, s.Retries)
 }
 
 func TestFinishedMessagesAreTrimmedAndUnfinishedOnesKept(t *testing.T) {

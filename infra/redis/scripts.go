@@ -13,6 +13,9 @@ var appendSource string
 //go:embed scripts/lease.lua
 var leaseSource string
 
+//go:embed scripts/resume.lua
+var resumeSource string
+
 //go:embed scripts/extend.lua
 var extendSource string
 
@@ -25,13 +28,18 @@ var trimSource string
 //go:embed scripts/state.lua
 var stateSource string
 
+//go:embed scripts/lag.lua
+var lagSource string
+
 var (
 	appendScript = goredis.NewScript(appendSource)
 	leaseScript  = goredis.NewScript(leaseSource)
+	resumeScript = goredis.NewScript(resumeSource)
 	extendScript = goredis.NewScript(extendSource)
 	dueScript    = goredis.NewScript(dueSource)
 	trimScript   = goredis.NewScript(trimSource)
 	stateScript  = goredis.NewScript(stateSource)
+	lagScript    = goredis.NewScript(lagSource)
 )
 
 // reply reads a script's nested arrays, remembering the first thing that was not

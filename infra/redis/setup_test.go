@@ -79,7 +79,7 @@ func (b *testBundle) topic(t testing.TB, name string, partitions int) topicFixtu
 func (f topicFixture) created(name string) events.Append {
 	return events.Append{
 		ID: f.id, TenantID: tenant, Version: 1, State: []byte(`{"name":"` + name + `"}`),
-		Event: events.TopicCreated{TopicID: f.id, Name: name, PartitionCount: f.partitions, TopicType: "redis_stream"},
+		Event: events.TopicCreated{TopicConfig: events.TopicConfig{TopicID: f.id, Name: name, PartitionCount: f.partitions, TopicType: "redis_stream"}},
 	}
 }
 
@@ -105,12 +105,12 @@ func (f topicFixture) subscription(t testing.TB, group, policy string) events.Le
 	id := newID(t)
 	out := f.b.append(t, f.shard, events.Append{
 		ID: id, TenantID: tenant, Version: 1, State: []byte(`{"name":"s"}`),
-		Guard: events.Guard{TopicVersion: 1, Partitions: f.partitions},
-		Event: events.SubscriptionCreated{SubscriptionID: id, TopicID: f.id, ConsumerGroup: group, ConsumerName: id, OffsetResetPolicy: policy},
+		Guard: events.Guard{TopicVersion: 1}, Group: group,
+		Event: events.SubscriptionCreated{SubscriptionConfig: events.SubscriptionConfig{SubscriptionID: id, TopicID: f.id, ConsumerGroup: group, ConsumerName: id, OffsetResetPolicy: policy}},
 	})
 	require.Equal(t, events.StatusAppended, out[0].Status)
 	return events.LeaseRequest{
-		Shard: f.shard, TopicID: f.id, Partitions: f.partitions, Group: group, Consumer: id, SubscriptionID: id,
+		Shard: f.shard, TopicID: f.id, Group: group, Consumer: id, SubscriptionID: id,
 		SubscriptionVersion: 1, MessagesMax: 10, BytesMax: 1 << 20, For: 30 * time.Second,
 	}
 }

@@ -3,6 +3,9 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
+
+	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/tallymq/tallymq/events"
 )
@@ -44,6 +47,43 @@ type RetryState struct {
 	Ready, Leased, Waiting int64
 	// First is where the oldest ready message stands in the log, 0 for none.
 	First events.Position
+	// Active is how many of the group's consumers got messages within the last minute.
+	Active int64
+}
+
+// TopicRef names a topic for [Log.TopicStates].
+type TopicRef struct {
+	Shard, Partitions int
+	TopicID           string
+}
+
+// topicStatesMax is how many topics one round trip asks about.
+const topicStatesMax = 100
+
+// TopicStates returns many topics' live states, in order, a hundred in a round trip.
+func (l *Log) TopicStates(ctx context.Context, topics []TopicRef) ([]TopicState, error) {
+	states := make([]TopicState, 0, len(topics))
+	for chunk := range slices.Chunk(topics, topicStatesMax) {
+		calls := make([]*goredis.Cmd, len(chunk))
+		_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+			for i, t := range chunk {
+				k := l.shards[t.Shard].keys
+				calls[i] = stateScript.Eval(ctx, p, []string{k.due()}, k.prefix, t.TopicID, t.Partitions)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("states of %d topics: %w", len(chunk), err)
+		}
+		for i, call := range calls {
+			s, err := readTopicState(call.Val())
+			if err != nil {
+				return nil, fmt.Errorf("state of topic %s: %w", chunk[i].TopicID, err)
+			}
+			states = append(states, s)
+		}
+	}
+	return states, nil
 }
 
 // TopicState returns a topic's live state, in one round trip.
@@ -53,6 +93,14 @@ func (l *Log) TopicState(ctx context.Context, shardNo int, topicID string, parti
 	if err != nil {
 		return TopicState{}, fmt.Errorf("topic state: %w", err)
 	}
+	s, err := readTopicState(v)
+	if err != nil {
+		return TopicState{}, fmt.Errorf("topic state: %w", err)
+	}
+	return s, nil
+}
+
+func readTopicState(v any) (TopicState, error) {
 	var r reply
 	answer := r.list(v)
 	s := TopicState{NowMs: r.int(r.at(answer, 0))}
@@ -71,13 +119,10 @@ func (l *Log) TopicState(ctx context.Context, shardNo int, topicID string, parti
 		f := r.list(v)
 		s.Retries = append(s.Retries, RetryState{
 			Group: r.str(r.at(f, 0)), Ready: r.int(r.at(f, 1)), Leased: r.int(r.at(f, 2)),
-			Waiting: r.int(r.at(f, 3)), First: r.position(r.at(f, 4)),
+			Waiting: r.int(r.at(f, 3)), First: r.position(r.at(f, 4)), Active: r.int(r.at(f, 5)),
 		})
 	}
-	if r.err != nil {
-		return TopicState{}, fmt.Errorf("topic state: %w", r.err)
-	}
-	return s, nil
+	return s, r.err
 }
 
 func (r *reply) position(v any) events.Position {

@@ -77,6 +77,11 @@ func (l *Log) woken(s *shard, line string) {
 	case "r":
 		topicID, group, _ := strings.Cut(about, " ")
 		l.hub.wakeGroup(topicID, group)
+	case "t":
+		l.hub.wakeTopicAll(about)
+	case "s":
+		topicID, group, _ := strings.Cut(about, " ")
+		l.hub.wakeGroupAll(topicID, group)
 	case "a":
 		l.aggregates.drop(about)
 	case "f":

@@ -18,21 +18,23 @@ local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 local expired, woken, wake = {}, {}, {}
 
 local function release(member)
-  local topic, group = string.match(member, '^r|(.-)|(.-)|')
+  local topic, group, begun = string.match(member, '^r|(.-)|(.-)|(.-)|')
   local packed = redis.call('HGET', prefix .. 'parked', member)
   bytes = bytes + (packed and #packed or 0)
   local key = prefix .. 'retry:' .. topic .. ':' .. group
-  if packed and redis.call('EXISTS', key) == 1 then
+  redis.call('HDEL', prefix .. 'parked', member)
+  redis.call('ZREM', due, member)
+  if not packed or redis.call('EXISTS', key) == 0 then return end
+  -- Void where the group began anew, and not counted as waiting any more.
+  if (redis.call('HGET', prefix .. 'topic:' .. topic, 'g:' .. group) or '0') == begun then
     redis.call('XADD', key, '*', unpack(cmsgpack.unpack(packed)))
+    redis.call('HINCRBY', prefix .. 'waiting:' .. topic, group, -1)
     local line = 'r ' .. topic .. ' ' .. group
     if not woken[line] then
       woken[line] = true
       wake[#wake + 1] = line
     end
   end
-  redis.call('HDEL', prefix .. 'parked', member)
-  redis.call('HINCRBY', prefix .. 'waiting:' .. topic, group, -1)
-  redis.call('ZREM', due, member)
 end
 
 local function expire(member)
@@ -43,6 +45,7 @@ local function expire(member)
   local entries = redis.call('XRANGE', key, entry, entry)
   if pending.err or #pending == 0 or #entries == 0 then
     redis.call('ZREM', due, member)
+    if not pending.err and #pending > 0 then redis.call('XACK', key, group, entry) end
     return
   end
   redis.call('ZREM', due, member)

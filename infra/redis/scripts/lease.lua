@@ -3,7 +3,7 @@
 --
 -- KEYS[1]  the shard's due set
 -- ARGV     prefix, topic, group, consumer, subscription, subscription version,
---          messages at most, lease in ms, bytes at most, partitions, start
+--          messages at most, lease in ms, bytes at most, where to start
 --
 -- Answers {status, now, {{stream, entry id, fields}…}}; status 2 is stale.
 local STEP = 8
@@ -11,7 +11,8 @@ local STEP = 8
 local due, prefix = KEYS[1], ARGV[1]
 local topic, group, consumer, sub = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local most, lease, bytes_most = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local partitions, start = tonumber(ARGV[10]), tonumber(ARGV[11])
+local partitions = tonumber(redis.call('HGET', prefix .. 'topic:' .. topic, 'p') or '0')
+local start = tonumber(ARGV[10])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
 

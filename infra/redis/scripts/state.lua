@@ -6,8 +6,8 @@
 --
 -- Answers {now, {{length, next offset, first position, {{group, delivered, pending,
 -- first unsettled position}…}}…}, {{group, retries ready or leased, retries
--- leased, retries waiting for their time, first position}…}}. Positions are entry
--- ids of the log, '' where there is none.
+-- leased, retries waiting for their time, first position, consumers that got
+-- something within a minute}…}}. Positions are entry ids of the log, '' where there is none.
 local prefix, topic = ARGV[1], ARGV[2]
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -46,13 +46,28 @@ for p = 0, tonumber(ARGV[3]) - 1 do
   partitions[#partitions + 1] = { redis.call('XLEN', key), nxt, position_at(key, '-'), of_partition }
 end
 
+-- Notes who of a group got something from a stream within the last minute.
+local function see(seen, key, group)
+  local infos = redis.pcall('XINFO', 'CONSUMERS', key, group)
+  if infos.err then return end
+  for _, info in ipairs(infos) do
+    local c = {}
+    for i = 1, #info, 2 do c[info[i]] = info[i + 1] end
+    if c['idle'] < 60000 then seen[c['name']] = true end
+  end
+end
+
 local retries = {}
 for name in pairs(names) do
   local key = prefix .. 'retry:' .. topic .. ':' .. name
-  local leased = 0
+  local leased, active = 0, 0
   for _, g in ipairs(groups(key)) do leased = g['pending'] end
+  local seen = {}
+  see(seen, key, name)
+  for p = 0, tonumber(ARGV[3]) - 1 do see(seen, prefix .. 'q:' .. topic .. ':' .. p, name) end
+  for _ in pairs(seen) do active = active + 1 end
   local n = redis.call('EXISTS', key) == 1 and redis.call('XLEN', key) or 0
   local waiting = tonumber(redis.call('HGET', prefix .. 'waiting:' .. topic, name) or '0')
-  retries[#retries + 1] = { name, n, leased, waiting, position_at(key, '-') }
+  retries[#retries + 1] = { name, n, leased, waiting, position_at(key, '-'), active }
 end
 return { now, partitions, retries }

@@ -1,0 +1,61 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Resume takes up again what the subscription's consumer was handed and has not
+// settled: for the successor of a consumer that is gone, which must not wait until its
+// leases run out. They are renewed for sessionTimeoutMs. Retries come first, then each
+// partition's messages in order; where there is more than one answer holds, the rest
+// comes once these are settled.
+//
+// It is the same attempt under a token that settles it as the old one does, so whoever
+// calls must know that the consumer has no other instance at work.
+func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID string) ([]Pulled, error) {
+	for range decideAgainMax {
+		s, shard, err := d.subscription(ctx, caller, subscriptionID)
+		if err != nil {
+			return nil, err
+		}
+		if err := d.checkConsumer(ctx, caller, s); err != nil {
+			return nil, err
+		}
+		if _, err := decidePull(s, Pull{SubscriptionID: subscriptionID}); err != nil {
+			return nil, err
+		}
+		lease := time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond
+		leased, err := d.store.Resume(ctx, events.LeaseRequest{
+			Shard: shard, TopicID: s.Config.TopicID, Group: s.group(),
+			Consumer: s.Config.ConsumerName, SubscriptionID: subscriptionID, SubscriptionVersion: s.Version,
+			MessagesMax: s.Config.MaxPollRecords, BytesMax: d.cfg.PullBytesMax, For: lease,
+		})
+		if errors.Is(err, events.ErrStale) {
+			d.store.Forget(subscriptionID)
+			continue
+		}
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		return d.handOut(ctx, caller, s, leased)
+	}
+	return nil, tooBusy()
+}
+
+// DeadLetter says that messages can never be processed, whatever attempts are left:
+// they become dead letters at once, with the reason. It answers for every token, in
+// order.
+func (d *Dispatcher) DeadLetter(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, reason string) ([]Settled, error) {
+	var v check
+	v.short(reason, "error", NackErrorMax)
+	if err := v.refusal(); err != nil {
+		return nil, err
+	}
+	return d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
+		return events.MessageDeadLettered{Delivery: s.delivery(t), Reason: events.ReasonNack, Error: reason}, "dead_letter"
+	})
+}

@@ -1,0 +1,70 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Resume takes up again what a subscription has leased and not settled, on behalf of a
+// successor of its only consumer: the leases are renewed for req.For from now and the
+// messages returned, retries first, then each partition's in order. It is the same
+// attempt, under the same [events.Lease]. Where req's limits cut the answer off, the
+// rest comes once these are settled. With nothing leased it returns none.
+//
+// A lease that ran out and is being decided on is resumed too. Where that decision
+// comes later all the same, settling finds the lease lost, and the message comes again
+// as another attempt.
+func (l *Log) Resume(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error) {
+	s := l.shards[req.Shard]
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	v, err := resumeScript.Run(ctx, l.client, []string{s.keys.due()},
+		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
+		req.MessagesMax, req.For.Milliseconds(), req.BytesMax,
+	).Result()
+	if err != nil {
+		if strings.Contains(err.Error(), "NOGROUP") {
+			return nil, events.ErrStale
+		}
+		return nil, fmt.Errorf("resume: %w", err)
+	}
+	leased, err := l.readLeases(req, v)
+	if err != nil {
+		return nil, err
+	}
+	if len(leased) > 0 {
+		s.nextDue.at(time.Now().Add(req.For))
+	}
+	return leased, nil
+}
+
+// readLeases reads a script's answer {status, now, {{stream, entry id, fields}…}}.
+func (l *Log) readLeases(req events.LeaseRequest, v any) ([]events.Leased, error) {
+	var r reply
+	answer := r.list(v)
+	status, now := r.int(r.at(answer, 0)), r.int(r.at(answer, 1))
+	if r.err == nil && status != 0 {
+		return nil, events.ErrStale
+	}
+	items := r.list(r.at(answer, 2))
+	leased := make([]events.Leased, 0, len(items))
+	for _, item := range items {
+		one := r.list(item)
+		m, err := readLeased(r.str(r.at(one, 0)), r.str(r.at(one, 1)), r.list(r.at(one, 2)))
+		if err != nil {
+			// Nothing of ours writes such an entry. It must not keep the others back.
+			l.cfg.Logger.Error("message that cannot be read", "shard", req.Shard, "topic", req.TopicID, "group", req.Group, "error", err)
+			continue
+		}
+		m.LeasedAtMs = now
+		leased = append(leased, m)
+	}
+	if r.err != nil {
+		return nil, fmt.Errorf("leases: %w", r.err)
+	}
+	return leased, nil
+}
