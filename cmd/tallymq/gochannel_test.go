@@ -85,7 +85,7 @@ func (s *memoryStore) Append(_ context.Context, _ int, batch []events.Append) ([
 		if err != nil {
 			return nil, err
 		}
-		m := message.NewMessage(a.ID, frame.Join(offset))
+		m := message.NewMessage(a.ID, frame.Join(strconv.FormatInt(offset, 10)))
 		m.Metadata = a.Meta.Metadata(a.Event.Kind(), a.TenantID, a.Version)
 		m.Metadata[events.MetaShard], m.Metadata[events.MetaPosition] = "0", strconv.FormatInt(int64(s.at), 10)
 		// Publishing waits for the projector's ack, which comes after its commit.
@@ -124,6 +124,9 @@ func (s *memoryStore) effect(a events.Append) (offset int64, status events.Statu
 			return 0, status
 		}
 		s.enqueue(e.TopicID, e.ConsumerGroup, events.Leased{MessageID: e.MessageID, Offset: e.Offset, Attempt: e.Attempt + 1})
+	case events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
+		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionDeleted:
+		panic("not part of the scenario")
 	}
 	return offset, events.StatusAppended
 }
@@ -200,6 +203,14 @@ func (s *memoryStore) Lease(_ context.Context, req events.LeaseRequest, _ time.D
 
 func (s *memoryStore) Extend(context.Context, int, string, string, string, []events.Lease, time.Duration) (int64, []bool, error) {
 	return 0, nil, errors.New("not part of the scenario")
+}
+
+func (s *memoryStore) TopicByID(context.Context, string) (*events.Aggregate, error) {
+	return nil, events.ErrNoAggregate
+}
+
+func (s *memoryStore) Resume(context.Context, events.LeaseRequest) ([]events.Leased, error) {
+	return nil, errors.New("not part of the scenario")
 }
 
 // project runs a projector on a subscriber until the test ends.
@@ -300,7 +311,7 @@ func scenario(t *testing.T, d *commands.Dispatcher, databaseURL string) {
 	require.Equal(t, []any{true, first.MessageID}, []any{again.Duplicate, again.MessageID})
 	require.Equal(t, []int64{0, 1}, []int64{first.Offset, second.Offset})
 	// and the first is consumed, the second fails once and then is consumed
-	id := sub.Created.SubscriptionID
+	id := sub.Config.SubscriptionID
 	pulled, err := d.Pull(ctx, caller, commands.Pull{SubscriptionID: id})
 	require.NoError(t, err)
 	require.Len(t, pulled, 2)

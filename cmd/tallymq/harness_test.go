@@ -41,10 +41,15 @@ func testConfig(t testing.TB) config.Config {
 // start runs an instance and returns once it is ready.
 func start(t testing.TB, cfg config.Config, token string) *instance {
 	t.Helper()
+	return startLogging(t, cfg, token, slog.New(slog.DiscardHandler))
+}
+
+func startLogging(t testing.TB, cfg config.Config, token string, logger *slog.Logger) *instance {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- runService(ctx, cfg, slog.New(slog.DiscardHandler), options{
+		ended <- runService(ctx, cfg, logger, options{
 			host: "127.0.0.1", token: token, onReady: func(addr string) { ready <- addr },
 		})
 	}()

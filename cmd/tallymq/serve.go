@@ -27,7 +27,8 @@ import (
 const noopPath = "/bench/noop"
 
 func serveCommand() *cobra.Command {
-	return &cobra.Command{
+	var role string
+	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the service with the Redis and Postgres that the environment names",
 		Args:  cobra.NoArgs,
@@ -36,15 +37,23 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			logger := slog.New(telemetry.NewSampler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level()})))
+			parts, err := parseRoles(role)
+			if err != nil {
+				return err
+			}
+			logger := slog.New(telemetry.NewTraceHandler(telemetry.NewSampler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level()}))))
 			warnUnused(cfg, logger)
 			tuneMemory()
 			return runService(cmd.Context(), cfg, logger, options{
-				token:   cfg.ServiceToken,
-				onReady: func(addr string) { logger.Info("ready", "addr", addr, "version", version, "shards", cfg.Shards) },
+				token: cfg.ServiceToken, roles: parts,
+				onReady: func(addr string) {
+					logger.Info("ready", "addr", addr, "version", version, "shards", cfg.Shards, "roles", parts.names())
+				},
 			})
 		},
 	}
+	cmd.Flags().StringVar(&role, "role", strings.Join(allRoles(), ","), "the parts to run in this process")
+	return cmd
 }
 
 // Limits of memory. What is live is little and short-lived, so the collector may let
@@ -128,6 +137,15 @@ func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out i
 	logger := slog.New(telemetry.NewSampler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
 	warnUnused(cfg, logger)
 	tuneMemory()
+	if noop || os.Getenv("TENANT_REQUESTS_PER_SECOND") == "" {
+		cfg.TenantRequests = 0
+	}
+	if noop || os.Getenv("TENANT_BYTES_PER_SECOND") == "" {
+		cfg.TenantBytes = 0
+	}
+	if noop {
+		cfg.QueueLengthMax = 0
+	}
 	stop, err := startStack(ctx, &cfg, dir)
 	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {

@@ -25,19 +25,28 @@ import (
 	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/handlers/command"
+	"github.com/tallymq/tallymq/handlers/docs"
+	"github.com/tallymq/tallymq/handlers/feed"
+	"github.com/tallymq/tallymq/handlers/handover"
+	"github.com/tallymq/tallymq/handlers/internalapi"
+	"github.com/tallymq/tallymq/handlers/monitor"
 	"github.com/tallymq/tallymq/handlers/query"
 	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/infra/auth"
 	"github.com/tallymq/tallymq/infra/config"
+	"github.com/tallymq/tallymq/infra/keyring"
+	"github.com/tallymq/tallymq/infra/limits"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/redis"
+	"github.com/tallymq/tallymq/infra/telemetry"
 	"github.com/tallymq/tallymq/projections"
+	"github.com/tallymq/tallymq/queries"
 )
 
 // Limits of the service.
 const (
 	apiPrefix         = "/api/v1/mq"
 	readHeaderTimeout = 10 * time.Second
-	readTimeout       = 60 * time.Second
 	// writeTimeout leaves room for the longest long poll.
 	writeTimeout   = commands.PullWaitMsMax*time.Millisecond + 40*time.Second
 	idleTimeout    = 2 * time.Minute
@@ -52,6 +61,8 @@ const (
 	partitionCheck = time.Hour
 	partitionRetry = time.Minute
 	prepareRetry   = time.Second
+	// telemetryTimeout is how long a shutdown waits for traces to be handed on.
+	telemetryTimeout = 5 * time.Second
 )
 
 // service is the running parts of one instance.
@@ -62,6 +73,21 @@ type service struct {
 	redis  *goredis.Client
 	// readers is redis' client for those who wait for the log.
 	readers *goredis.Client
+	// instance names this process among those of the store.
+	instance  string
+	startedAt time.Time
+	roles     roles
+	// metrics and window are nil where METRICS_ENABLED is off; observer and tracing do
+	// nothing then.
+	metrics  *telemetry.Metrics
+	window   *telemetry.Window
+	observer *telemetry.Observer
+	tracing  *telemetry.Tracing
+	health   *health
+	// handover is nil where this process does not hand on.
+	handover *handover.Forwarder
+	// keyring is nil where payloads are not encrypted.
+	keyring *keyring.Keyring
 	// handler is what answers requests: 503 until the stores are ready.
 	handler atomic.Pointer[http.Handler]
 	ready   atomic.Bool
@@ -69,6 +95,9 @@ type service struct {
 	log        *redis.Log
 	dispatcher *commands.Dispatcher
 	keys       serviceKeys
+	limiter    *limits.Limiter
+	// tokens verifies the auth service's tokens; nil where there is none.
+	tokens *auth.Verifier
 	// background ends with work's context; draining ends first, when no new work
 	// is taken on any more.
 	background sync.WaitGroup
@@ -85,6 +114,8 @@ type options struct {
 	host string
 	// token is what callers must present, "" for nothing.
 	token string
+	// roles are the parts to run, all where there are none.
+	roles roles
 	// noop adds a route that does nothing, for bench to compare with.
 	noop bool
 	// onReady is called once, with the address.
@@ -93,7 +124,15 @@ type options struct {
 
 // runService runs an instance until ctx ends, then lets what is under way finish.
 func runService(ctx context.Context, cfg config.Config, logger *slog.Logger, o options) error {
-	s := &service{cfg: cfg, logger: logger}
+	s := &service{cfg: cfg, logger: logger, instance: newID(), startedAt: time.Now(), roles: o.roles}
+	if len(s.roles) == 0 {
+		s.roles = allRoles()
+	}
+	s.health = &health{s: s}
+	if err := s.startTelemetry(ctx); err != nil {
+		return err
+	}
+	defer s.stopTelemetry()
 	s.draining, s.drain = context.WithCancel(context.Background())
 	defer s.drain()
 	starting := http.Handler(s.edge(o, nil))
@@ -104,11 +143,12 @@ func runService(ctx context.Context, cfg config.Config, logger *slog.Logger, o o
 	}
 	server := &http.Server{
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { (*s.handler.Load()).ServeHTTP(w, r) }),
-		ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		ReadHeaderTimeout: readHeaderTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: headerBytesMax, ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
+	connections := limits.LimitConnections(listener, cfg.Connections, web.RawUnavailable("too many connections"))
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(connections) }()
 	defer func() { _ = server.Close() }()
 
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -192,19 +232,44 @@ func (s *service) start(ctx, work context.Context) error {
 		}
 	}
 	s.log = redis.New(redis.Config{
-		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, IdempotencyTTL: idempotencyTTL,
+		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, Logger: s.logger,
 	})
+	seal := s.seal
+	if s.keyring == nil {
+		seal = nil
+	}
 	s.dispatcher = commands.NewDispatcher(s.log, commands.Config{
+		Observer: s.observer, Traced: s.traced, Seal: seal, Open: s.open,
 		Shards: s.cfg.Shards, AckTimeout: s.cfg.AckTimeout(), SessionTimeout: s.cfg.SessionTimeout(), MessageTTL: s.cfg.MessageTTL(),
 		PayloadBytesMax: s.cfg.MessageSizeBytesMax, PullBytesMax: pullBytesMax, TokenKey: s.keys.tokens, Logger: s.logger,
 		Now: time.Now, NewID: newID, Rand: chance,
 	})
+	if s.cfg.AuthURL != "" {
+		s.tokens = auth.New(auth.Config{URL: s.cfg.AuthURL, Issuer: s.cfg.Issuer(), Audience: s.cfg.AuthAudience, Logger: s.logger})
+		s.background.Go(func() { s.tokens.Run(work) })
+	}
+	s.limiter, err = limits.NewLimiter(limits.Rates{
+		Requests: limits.Rate{PerSecond: s.cfg.TenantRequests}, Bytes: limits.Rate{PerSecond: s.cfg.TenantBytes},
+		BodyBytesMax: max(command.BatchBodyMax, int64(s.cfg.MessageSizeBytesMax)),
+	}, time.Now())
+	if err != nil {
+		return err //nolint:wrapcheck // checked when the configuration was read
+	}
 	s.background.Go(func() { s.log.Run(work) })
-	s.background.Go(func() { s.log.RunDue(work, s.dispatcher.ExpireLeases) })
-	s.background.Go(func() { s.keepPartitions(work) })
-	for shard := range s.cfg.Shards {
-		s.background.Go(func() { s.project(work, shard) })
+	s.background.Go(func() { s.postMeasures(work) })
+	if s.roles.has(roleDelivery) {
+		s.background.Go(func() { s.log.RunDue(work, s.dispatcher.ExpireLeases) })
+		s.background.Go(func() { s.makePlatformQueues(work) })
+		s.handover = s.newHandover()
+		s.background.Go(func() { s.handover.Run(work) })
+	}
+	s.background.Go(func() { s.health.run(work, s.cfg.HealthInterval()) })
+	if s.roles.has(roleProjector) {
+		s.background.Go(func() { s.keepPartitions(work) })
+		for shard := range s.cfg.Shards {
+			s.background.Go(func() { s.project(work, shard) })
+		}
 	}
 	return nil
 }
@@ -257,8 +322,10 @@ func (s *service) prepare(ctx context.Context) error {
 	if s.keys.tokens, err = postgres.ServiceKey(ctx, s.pool, "ack-tokens"); err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
-	s.keys.cursors, err = postgres.ServiceKey(ctx, s.pool, "cursors")
-	return err //nolint:wrapcheck // says what it does
+	if s.keys.cursors, err = postgres.ServiceKey(ctx, s.pool, "cursors"); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	return s.openKeyring(ctx)
 }
 
 // project folds a shard until ctx ends.
@@ -270,7 +337,13 @@ func (s *service) project(ctx context.Context, shard int) {
 			return s.log.Reader(shard, after), redis.LogStream(s.cfg.RedisKeyPrefix, shard)
 		},
 		Committed: func(upTo events.Position) { s.log.Announce(shard, upTo) },
-		Logger:    s.logger,
+		Folded:    func(records []events.Record) { s.folded(shard, records) },
+		Active: func(isActive bool) {
+			if s.metrics != nil {
+				s.metrics.SetProjectionActive(shard, isActive)
+			}
+		},
+		Logger: s.logger,
 	}).Run(ctx)
 }
 
@@ -297,37 +370,86 @@ func (s *service) keepPartitions(ctx context.Context) {
 }
 
 // edge is the HTTP server's routes: health, and once the stores are ready the API.
-func (s *service) edge(o options, api func(*echo.Group)) *echo.Echo {
+func (s *service) edge(o options, api func(e *echo.Echo, g *echo.Group)) *echo.Echo {
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.HTTPErrorHandler = web.ErrorHandler(s.logger)
-	e.Use(web.RequestIDs, web.Recover)
+	e.Use(web.RequestIDs, telemetry.HTTP(telemetry.HTTPConfig{
+		Metrics: s.metrics, Tracing: s.tracing, Logger: s.logger, RequestID: web.RequestID,
+		Tenant: func(c echo.Context) string { return web.IdentityOf(c).TenantID },
+	}), web.Recover)
 	e.GET("/livez", func(c echo.Context) error { return c.NoContent(http.StatusOK) })
 	e.GET("/readyz", s.readyz)
+	docs.Register(e)
+	if s.metrics != nil {
+		e.GET("/metrics", echo.WrapHandler(s.metrics.Handler()))
+	}
 	group := e.Group(apiPrefix)
 	if api == nil {
-		group.Any("/*", func(echo.Context) error { return web.Unavailable("starting: waiting for Redis and Postgres") })
+		starting := func(echo.Context) error { return web.Unavailable("starting: waiting for Redis and Postgres") }
+		group.Any("/*", starting)
+		e.Any(internalPrefix+"/*", starting)
 		return e
 	}
-	e.Use(boundBodies(bodyBytesMax))
 	// Not the group's own middleware: echo would answer 404 for a wrong method.
-	e.Use(identify(o.token))
-	api(group)
+	e.Use(web.SlowBodies(web.BodyBytesPerSecondMin, web.BodyGrace))
+	callers := access{token: o.token, logger: s.logger}
+	if s.tokens != nil {
+		callers.tokens = s.tokens
+	}
+	e.Use(callers.identify)
+	e.Use(web.RateLimit(s.limiter, func(c echo.Context) string { return web.IdentityOf(c).TenantID }))
+	e.Use(boundBodies(bodyBytesMax))
+	api(e, group)
 	if o.noop {
 		e.POST(noopPath, func(c echo.Context) error { return c.NoContent(http.StatusOK) })
 	}
 	return e
 }
 
-func (s *service) routes(g *echo.Group) {
-	command.New(command.Deps{
-		Commands: s.dispatcher, Identity: identity, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
-		Stopping: s.draining,
-	}).Register(g)
-	query.New(query.Deps{
-		DB: s.pool, Identity: identity, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
-		MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
-	}).Register(g)
+func (s *service) routes(e *echo.Echo, g *echo.Group) {
+	writes := command.New(command.Deps{
+		TraceParent: telemetry.Traceparent, Refused: s.observer.Refused,
+		Commands: s.dispatcher, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
+		Stopping: s.draining, Waiting: limits.NewGate("waiting pulls", s.cfg.TenantLongPolls, s.cfg.LongPolls),
+	})
+	reads := query.New(query.Deps{
+		DB: func(tenantID string) queries.DB { return s.reader(tenantID, false) }, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
+		Open: s.openShown, OpenEvent: s.openEvent, MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
+	})
+	watch := monitor.New(monitor.Deps{Measure: s.measure, Health: s.health.now, Status: s.status})
+	if s.roles.has(roleCommand) {
+		writes.Register(g)
+	}
+	if s.roles.has(roleQuery) {
+		reads.Register(g)
+	}
+	watch.Register(g)
+	if s.roles.has(roleQuery) {
+		feed.New(feed.Deps{
+			DB: s.reader, Cursors: web.Cursors{Key: s.keys.cursors}, Shards: s.cfg.Shards, Changed: s.log.Moved, OpenEvent: s.openEvent, Logger: s.logger, Stopping: s.draining,
+		}).Register(g)
+	}
+	internalapi.Register(e.Group(internalPrefix), internalapi.Deps{
+		TenantID: s.cfg.PlatformTenant, Publish: writes.PublishToTopic, Detail: reads.Queue, Metrics: watch.Document, Health: watch.Health,
+	})
+}
+
+// reader is what a caller's queries run on: it shows one tenant's rows, or all.
+func (s *service) reader(tenantID string, allTenants bool) queries.DB { //nolint:ireturn // it is what queries take
+	if allTenants {
+		return postgres.AllTenants(s.pool)
+	}
+	return postgres.ForTenant(s.pool, tenantID)
+}
+
+// stopTelemetry hands on what is still to be told.
+func (s *service) stopTelemetry() {
+	ctx, cancel := context.WithTimeout(context.Background(), telemetryTimeout)
+	defer cancel()
+	if err := s.tracing.Shutdown(ctx); err != nil {
+		s.logger.Warn("traces that were not handed on", "error", err)
+	}
 }
 
 // readyz answers 200 while both stores answer and this instance takes work.

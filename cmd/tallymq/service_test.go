@@ -328,6 +328,7 @@ func TestStoppingFinishesWhatIsUnderWay(t *testing.T) {
 
 // stores are a Redis and a Postgres that the test may kill.
 type stores struct {
+	dir      string
 	redis    *devstack.Redis
 	postgres *devstack.Postgres
 }
@@ -341,7 +342,7 @@ func ownStores(t testing.TB) stores {
 	p, err := devstack.StartPostgres(t.Context(), devstack.PostgresOptions{Dir: filepath.Join(dir, "postgres")})
 	require.NoError(t, err)
 	t.Cleanup(p.Kill)
-	return stores{redis: r, postgres: p}
+	return stores{redis: r, postgres: p, dir: dir}
 }
 
 func TestStoresThatAreAwayAreWaitedFor(t *testing.T) {
