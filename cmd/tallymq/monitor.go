@@ -126,9 +126,12 @@ func (s *service) measure(ctx context.Context, tenantID string) (monitor.Metrics
 	if err != nil {
 		return monitor.Metrics{}, err
 	}
-	posts, err := s.log.Posts(ctx)
+	posts, err := s.log.Posts(ctx, s.instance)
 	if err != nil {
 		return monitor.Metrics{}, err //nolint:wrapcheck // says what it does
+	}
+	if s.window != nil {
+		posts = append(posts, s.window.Snapshot())
 	}
 	summary := telemetry.MergeOf(posts, tenantID)
 	m := monitor.Metrics{IsTruncated: isTruncated, Topics: []monitor.Topic{}, Consumers: []monitor.Consumer{}}

@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -74,9 +75,10 @@ func (l *Log) Post(ctx context.Context, instance string, data []byte, ttl time.D
 	return nil
 }
 
-// Posts returns what instances left and what has not expired.
-func (l *Log) Posts(ctx context.Context) ([][]byte, error) {
+// Posts returns what other instances left and what has not expired.
+func (l *Log) Posts(ctx context.Context, own string) ([][]byte, error) {
 	names, err := l.client.ZRevRange(ctx, l.board()+"instances", 0, boardInstancesMax-1).Result()
+	names = slices.DeleteFunc(names, func(name string) bool { return name == own })
 	if err != nil || len(names) == 0 {
 		return nil, wrap("posts", err)
 	}
