@@ -175,7 +175,7 @@ func TestUpdateSubscriptionLimits(t *testing.T) {
 		return json.RawMessage(`{"a":"` + strings.Repeat("x", bytes-8) + `"}`)
 	}
 	cases = append(cases,
-		limitCase[c]{name: "a heartbeat that the new session is too short for", when: func(c *c) { c.SessionTimeoutMs = new(2000) }, field: "heartbeatIntervalMs", limit: "100 to 1999"},
+		limitCase[c]{name: "a heartbeat that the new session is too short for", when: func(c *c) { c.SessionTimeoutMs, c.HeartbeatIntervalMs = new(2000), new(2000) }, field: "heartbeatIntervalMs", limit: "100 to 1999"},
 		limitCase[c]{name: "stopped", when: func(c *c) { c.Status = new(StatusStopped) }, field: "status", limit: "one of active, paused"},
 		limitCase[c]{name: "handlerConfig largest", when: func(c *c) { c.HandlerConfig = large(16 << 10) }},
 		limitCase[c]{name: "handlerConfig too large", when: func(c *c) { c.HandlerConfig = large(16<<10 + 1) }, field: "handlerConfig", limit: "at most 16384 bytes"},
@@ -211,6 +211,14 @@ func TestUpdateSubscriptionLimits(t *testing.T) {
 			requireLimit(t, err, tc.field, tc.limit)
 		})
 	}
+}
+
+// As where it is created: a heartbeat that nobody asked for gives way to the session.
+func TestAShorterSessionShortensTheHeartbeat(t *testing.T) {
+	t.Parallel()
+	e, err := decideUpdateSubscription(whole(), UpdateSubscription{SubscriptionID: subscriptionID, SessionTimeoutMs: new(2000)})
+	require.NoError(t, err)
+	require.Equal(t, 1999, e.HeartbeatIntervalMs)
 }
 
 func TestAWebhookKeepsItsURL(t *testing.T) {
