@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -54,14 +54,15 @@ func TestCloudEventsAreTakenInEveryMode(t *testing.T) {
 	resp, err := http.DefaultClient.Do(request)
 	require.NoError(t, err)
 	defer func() { _ = resp.Body.Close() }()
-	var answer struct {
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	var taken struct {
 		Accepted int
 		Results  []struct{ Duplicate bool }
 	}
-	require.NoError(t, json.NewDecoder(resp.Body).Decode(&answer))
-	require.Equal(t, http.StatusCreated, resp.StatusCode)
-	require.Equal(t, 3, answer.Accepted)
-	require.Equal(t, []struct{ Duplicate bool }{{false}, {false}, {true}}, answer.Results, "the first event was sent again, in another mode")
+	answer{t: t, status: resp.StatusCode, body: text}.decode(http.StatusCreated, &taken)
+	require.Equal(t, 3, taken.Accepted)
+	require.Equal(t, []struct{ Duplicate bool }{{false}, {false}, {true}}, taken.Results, "the first event was sent again, in another mode")
 
 	var pulled struct {
 		Messages []struct {
