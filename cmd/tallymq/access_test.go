@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -376,4 +377,38 @@ func TestAPublicQueueServesOtherTenants(t *testing.T) {
 	require.Equal(t, http.StatusForbidden, i.post("/subscriptions/"+sub.ID+"/pull", `{}`, reader...).status)
 	require.Equal(t, http.StatusNotFound, i.get("/queues/"+ref, reader...).status)
 	require.Equal(t, http.StatusNoContent, i.call(http.MethodDelete, apiPrefix+"/subscriptions/"+sub.ID, nil, reader...).status)
+}
+
+// However a path or method is written, nobody gets in without a token.
+func TestOddPathsLetNobodyIn(t *testing.T) {
+	t.Parallel()
+	i, _ := guarded(t)
+	for _, path := range []string{
+		"//api/v1/mq/queues", "/api/v1/mq//queues", "/api/v1/mq/queues/", "/API/v1/mq/queues", "/api/v1/mq/./queues", "/api/v1/mq/health/../queues",
+		"/api/v1/mq%2fqueues", "/api/v1/mq/%71ueues", "/api/v1/mq/health/queues", "/livez/../api/v1/mq/queues", "/internal/mq/../../api/v1/mq/queues",
+		"//internal/mq/metrics", "/internal/mq/%6detrics", "/internal/mq/metrics/", "/Internal/mq/metrics", "/api/v1/mq/queues;x=1", "/api/v1/mq/queues?x=/health",
+	} {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodHead, "GETX"} {
+			a := i.at(method, path, map[string]string{"X-HTTP-Method-Override": http.MethodGet, "X-Original-URL": apiPrefix + "/health"})
+			require.Contains(t, []int{http.StatusUnauthorized, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusBadRequest}, a.status, "%s %s: %s", method, path, a.body)
+		}
+	}
+}
+
+// at sends a request without a body to a path that is taken as it is.
+func (i *instance) at(method, path string, headers map[string]string) answer {
+	i.t.Helper()
+	req, err := http.NewRequestWithContext(i.t.Context(), method, i.url, nil)
+	require.NoError(i.t, err)
+	path, query, _ := strings.Cut(path, "?")
+	req.URL.Opaque, req.URL.RawQuery = "//"+req.URL.Host+path, query
+	for name, value := range headers {
+		req.Header.Set(name, value)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(i.t, err)
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(i.t, err)
+	return answer{t: i.t, status: resp.StatusCode, header: resp.Header, body: body}
 }
