@@ -26,8 +26,8 @@
 // CloudEvents (application/cloudevents-batch+json) in the form of GET /events.
 //
 // Each request has the platform's token in X-Service-Token. 2xx takes what was sent.
-// 408, 429, 5xx, no answer and no connection are tried again for ever, after Retry-After
-// where that is given. Any other status refuses. A message that is refused [RefusalsMax]
+// 400, 409, 413, 415 and 422 refuse. All else, no answer and no connection too, is tried
+// again for ever, after Retry-After where that is given. A message that is refused [RefusalsMax]
 // times becomes a dead letter with the status as its error, and the next one's turn
 // comes. Events are never left out, as an audit with a gap is none: they are tried again,
 // in smaller batches down to a single one, for ever, while [Forwarder.Status] says what is

@@ -330,6 +330,7 @@ ops.X = function(i)
     create_group(key, group, '$')
     redis.call('HSET', prefix .. 'groups:' .. id, group, int(t.n))
     redis.call('HINCRBY', prefix .. 'topic:' .. id, 'g:' .. group, 1)
+    redis.call('UNLINK', prefix .. 'parked:' .. id .. ':' .. group)
   end
   redis.call('DEL', prefix .. 'waiting:' .. id)
   local pos = record(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] .. ARGV[i + 5] .. discarded .. '}')
@@ -345,7 +346,9 @@ ops.D = function(i)
   if topic(id).v ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 7 end
   local discarded, groups = unsettled(id)
   for p = 0, partitions_of(id) - 1 do redis.call('UNLINK', prefix .. 'q:' .. id .. ':' .. p) end
-  for _, group in ipairs(groups) do redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group) end
+  for _, group in ipairs(groups) do
+    redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group, prefix .. 'parked:' .. id .. ':' .. group)
+  end
   for _, sub in ipairs(redis.call('HVALS', prefix .. 'subs:' .. id)) do
     redis.call('DEL', prefix .. 'sub:' .. sub)
     wakeup('a ' .. sub)
@@ -416,7 +419,7 @@ local function end_group(id, group)
   for p = 0, partitions_of(id) - 1 do
     redis.pcall('XGROUP', 'DESTROY', prefix .. 'q:' .. id .. ':' .. p, group)
   end
-  redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group)
+  redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group, prefix .. 'parked:' .. id .. ':' .. group)
   redis.call('HDEL', prefix .. 'waiting:' .. id, group)
   redis.call('HDEL', prefix .. 'groups:' .. id, group)
   local base = tonumber(redis.call('HGET', prefix .. 'topic:' .. id, 'b') or '0')
@@ -479,7 +482,7 @@ ops.F = function(i)
   if delay > 0 then
     local begun = redis.call('HGET', prefix .. 'topic:' .. id, 'g:' .. group) or '0'
     local member = table.concat({ 'r', id, group, begun, ARGV[i + 7] }, '|')
-    redis.call('HSET', prefix .. 'parked', member, cmsgpack.pack(f))
+    redis.call('HSET', prefix .. 'parked:' .. id .. ':' .. group, member, cmsgpack.pack(f))
     redis.call('HINCRBY', prefix .. 'waiting:' .. id, group, 1)
     redis.call('ZADD', prefix .. 'due', now + delay, member)
   else

@@ -19,10 +19,10 @@ local expired, woken, wake = {}, {}, {}
 
 local function release(member)
   local topic, group, begun = string.match(member, '^r|(.-)|(.-)|(.-)|')
-  local packed = redis.call('HGET', prefix .. 'parked', member)
+  local packed = redis.call('HGET', prefix .. 'parked:' .. topic .. ':' .. group, member)
   bytes = bytes + (packed and #packed or 0)
   local key = prefix .. 'retry:' .. topic .. ':' .. group
-  redis.call('HDEL', prefix .. 'parked', member)
+  redis.call('HDEL', prefix .. 'parked:' .. topic .. ':' .. group, member)
   redis.call('ZREM', due, member)
   if not packed or redis.call('EXISTS', key) == 0 then return end
   -- Void where the group began anew, and not counted as waiting any more.
