@@ -18,19 +18,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/labstack/echo/v4"
-	"github.com/pressly/goose/v3"
 	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/handlers/command"
-	"github.com/tallymq/tallymq/handlers/docs"
-	"github.com/tallymq/tallymq/handlers/feed"
 	"github.com/tallymq/tallymq/handlers/handover"
-	"github.com/tallymq/tallymq/handlers/internalapi"
-	"github.com/tallymq/tallymq/handlers/monitor"
-	"github.com/tallymq/tallymq/handlers/query"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/infra/auth"
 	"github.com/tallymq/tallymq/infra/config"
@@ -40,7 +33,6 @@ import (
 	"github.com/tallymq/tallymq/infra/redis"
 	"github.com/tallymq/tallymq/infra/telemetry"
 	"github.com/tallymq/tallymq/projections"
-	"github.com/tallymq/tallymq/queries"
 )
 
 // Limits of the service.
@@ -274,60 +266,6 @@ func (s *service) start(ctx, work context.Context) error {
 	return nil
 }
 
-// errFinal marks what no waiting mends.
-var errFinal = errors.New("cannot start")
-
-// isFinal reports whether an error at start is for a person to mend. All else is
-// waited for: a store may be restarting, full of connections, or locked for a moment.
-func isFinal(err error) bool {
-	_, migration := errors.AsType[*goose.PartialError](err)
-	return migration || errors.Is(err, errFinal) || errors.Is(err, redis.ErrForeignLog)
-}
-
-// prepare makes sure that the stores are there, belong together and are as this
-// program expects them.
-func (s *service) prepare(ctx context.Context) error {
-	if err := redis.WaitReady(ctx, s.redis, s.logger); err != nil {
-		return err //nolint:wrapcheck // says what it waits for
-	}
-	if err := postgres.WaitReady(ctx, s.pool, s.logger); err != nil {
-		return err //nolint:wrapcheck // says what it waits for
-	}
-	if err := postgres.Migrate(ctx, s.pool, s.logger); err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	if err := postgres.EnsurePartitions(ctx, s.pool, time.Now()); err != nil {
-		// The default partitions take what has none of its own; it is tried again.
-		s.logger.Warn("partitions are not made yet", "error", err)
-	}
-	shards, err := postgres.FixSetting(ctx, s.pool, "shards", strconv.Itoa(s.cfg.Shards))
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	if shards != strconv.Itoa(s.cfg.Shards) {
-		return fmt.Errorf("%w: SHARDS: is %d, but this store was first used with %s, which cannot be changed", errFinal, s.cfg.Shards, shards)
-	}
-	epoch, err := postgres.FixSetting(ctx, s.pool, "log_epoch", newID())
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	folded, err := projections.Folded(ctx, s.pool)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	if err := redis.CheckEpoch(ctx, s.redis, s.cfg.RedisKeyPrefix, epoch, folded); err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	s.warnOfLoss(ctx)
-	if s.keys.tokens, err = postgres.ServiceKey(ctx, s.pool, "ack-tokens"); err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	if s.keys.cursors, err = postgres.ServiceKey(ctx, s.pool, "cursors"); err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	return s.openKeyring(ctx)
-}
-
 // project folds a shard until ctx ends.
 func (s *service) project(ctx context.Context, shard int) {
 	projections.New(projections.Config{
@@ -369,80 +307,6 @@ func (s *service) keepPartitions(ctx context.Context) {
 	}
 }
 
-// edge is the HTTP server's routes: health, and once the stores are ready the API.
-func (s *service) edge(o options, api func(e *echo.Echo, g *echo.Group)) *echo.Echo {
-	e := echo.New()
-	e.HideBanner, e.HidePort = true, true
-	e.HTTPErrorHandler = web.ErrorHandler(s.logger)
-	e.Use(web.RequestIDs, telemetry.HTTP(telemetry.HTTPConfig{
-		Metrics: s.metrics, Tracing: s.tracing, Logger: s.logger, RequestID: web.RequestID,
-		Tenant: func(c echo.Context) string { return web.IdentityOf(c).TenantID },
-	}), web.Recover)
-	e.GET("/livez", func(c echo.Context) error { return c.NoContent(http.StatusOK) })
-	e.GET("/readyz", s.readyz)
-	docs.Register(e)
-	if s.metrics != nil {
-		e.GET("/metrics", echo.WrapHandler(s.metrics.Handler()))
-	}
-	group := e.Group(apiPrefix)
-	if api == nil {
-		starting := func(echo.Context) error { return web.Unavailable("starting: waiting for Redis and Postgres") }
-		group.Any("/*", starting)
-		e.Any(internalPrefix+"/*", starting)
-		return e
-	}
-	// Not the group's own middleware: echo would answer 404 for a wrong method.
-	e.Use(web.SlowBodies(web.BodyBytesPerSecondMin, web.BodyGrace))
-	callers := access{token: o.token, logger: s.logger}
-	if s.tokens != nil {
-		callers.tokens = s.tokens
-	}
-	e.Use(callers.identify)
-	e.Use(web.RateLimit(s.limiter, func(c echo.Context) string { return web.IdentityOf(c).TenantID }))
-	e.Use(boundBodies(bodyBytesMax))
-	api(e, group)
-	if o.noop {
-		e.POST(noopPath, func(c echo.Context) error { return c.NoContent(http.StatusOK) })
-	}
-	return e
-}
-
-func (s *service) routes(e *echo.Echo, g *echo.Group) {
-	writes := command.New(command.Deps{
-		TraceParent: telemetry.Traceparent, Refused: s.observer.Refused,
-		Commands: s.dispatcher, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
-		Stopping: s.draining, Waiting: limits.NewGate("waiting pulls", s.cfg.TenantLongPolls, s.cfg.LongPolls),
-	})
-	reads := query.New(query.Deps{
-		DB: func(tenantID string) queries.DB { return s.reader(tenantID, false) }, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
-		Open: s.openShown, OpenEvent: s.openEvent, MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
-	})
-	watch := monitor.New(monitor.Deps{Measure: s.measure, Health: s.health.now, Status: s.status})
-	if s.roles.has(roleCommand) {
-		writes.Register(g)
-	}
-	if s.roles.has(roleQuery) {
-		reads.Register(g)
-	}
-	watch.Register(g)
-	if s.roles.has(roleQuery) {
-		feed.New(feed.Deps{
-			DB: s.reader, Cursors: web.Cursors{Key: s.keys.cursors}, Shards: s.cfg.Shards, Changed: s.log.Moved, OpenEvent: s.openEvent, Logger: s.logger, Stopping: s.draining,
-		}).Register(g)
-	}
-	internalapi.Register(e.Group(internalPrefix), internalapi.Deps{
-		TenantID: s.cfg.PlatformTenant, Publish: writes.PublishToTopic, Detail: reads.Queue, Metrics: watch.Document, Health: watch.Health,
-	})
-}
-
-// reader is what a caller's queries run on: it shows one tenant's rows, or all.
-func (s *service) reader(tenantID string, allTenants bool) queries.DB { //nolint:ireturn // it is what queries take
-	if allTenants {
-		return postgres.AllTenants(s.pool)
-	}
-	return postgres.ForTenant(s.pool, tenantID)
-}
-
 // stopTelemetry hands on what is still to be told.
 func (s *service) stopTelemetry() {
 	ctx, cancel := context.WithTimeout(context.Background(), telemetryTimeout)
@@ -450,22 +314,6 @@ func (s *service) stopTelemetry() {
 	if err := s.tracing.Shutdown(ctx); err != nil {
 		s.logger.Warn("traces that were not handed on", "error", err)
 	}
-}
-
-// readyz answers 200 while both stores answer and this instance takes work.
-func (s *service) readyz(c echo.Context) error {
-	ctx, cancel := context.WithTimeout(c.Request().Context(), time.Second)
-	defer cancel()
-	if !s.ready.Load() {
-		return web.Unavailable("starting or stopping")
-	}
-	if err := s.redis.Ping(ctx).Err(); err != nil {
-		return web.Unavailable("Redis does not answer")
-	}
-	if err := s.pool.Ping(ctx); err != nil {
-		return web.Unavailable("Postgres does not answer")
-	}
-	return c.NoContent(http.StatusOK)
 }
 
 // newID mints a UUIDv7 (RFC 9562, section 5.7). It panics where the system has no

@@ -1,0 +1,279 @@
+package commands
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// Settled is what became of one ack token: Err, or Status.
+type Settled struct {
+	AckToken string
+	// Status is acked, retrying, dead_letter or extended.
+	Status           string
+	LeaseExpiresAtMs int64
+	Err              error
+}
+
+// Ack says that messages were processed. It answers for every token, in order,
+// once the log has the events: losing one costs a redelivery, never a message.
+func (d *Dispatcher) Ack(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string) ([]Settled, error) {
+	return d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
+		return events.MessageConsumed{Delivery: s.delivery(t)}, "acked"
+	})
+}
+
+// Nack asks for another attempt at messages.
+type Nack struct {
+	SubscriptionID string
+	AckTokens      []string
+	// DelayMs overrides the subscription's backoff.
+	DelayMs *int64
+	// Error is the consumer's reason, kept with the attempt.
+	Error string
+}
+
+// Nack says that messages could not be processed: they are tried again after a
+// delay, or dead-lettered where no attempt is left.
+func (d *Dispatcher) Nack(ctx context.Context, caller Caller, cmd Nack) ([]Settled, error) {
+	var v check
+	if cmd.DelayMs != nil {
+		v.between(*cmd.DelayMs, 0, NackDelayMsMax, "delayMs")
+	}
+	v.short(cmd.Error, "error", NackErrorMax)
+	if err := v.refusal(); err != nil {
+		return nil, err
+	}
+	return d.settle(ctx, caller, cmd.SubscriptionID, cmd.AckTokens, func(s Subscription, t delivery) (events.Event, string) {
+		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Rand: d.cfg.Rand()})
+		return e, failureStatus(e)
+	})
+}
+
+func failureStatus(e events.Event) string {
+	if _, dead := e.(events.MessageDeadLettered); dead {
+		return "dead_letter"
+	}
+	return "retrying"
+}
+
+// failure is why an attempt failed and what the consumer wishes.
+type failure struct {
+	Reason, Error string
+	DelayMs       *int64
+	Rand          float64
+}
+
+// decideFailure gives a failed attempt its consequence: another attempt after
+// retryDelayMs·2^n with full jitter, where that is at most an hour or retryDelayMs
+// itself, or none.
+func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
+	if a.Attempt > s.Config.MaxRetryAttempts {
+		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error}
+	}
+	var delay int64
+	if f.DelayMs != nil {
+		delay = *f.DelayMs
+	} else {
+		first := float64(s.Config.RetryDelayMs)
+		ceiling := math.Min(first*math.Pow(2, float64(a.Attempt-1)), max(first, retryDelayCapMs))
+		delay = int64(f.Rand * ceiling)
+	}
+	return events.MessageFailed{Delivery: a, Reason: f.Reason, Error: f.Error, RetryDelayMs: delay}
+}
+
+func (s Subscription) delivery(t delivery) events.Delivery {
+	return events.Delivery{
+		MessageID: t.MessageID, TopicID: s.Config.TopicID, SubscriptionID: t.SubscriptionID,
+		ConsumerGroup: s.group(), Consumer: s.Config.ConsumerName,
+		Partition: t.Partition, Offset: t.Offset, Attempt: t.Attempt, LeasedAtMs: t.LeasedAtMs,
+	}
+}
+
+// openTokens loads the subscription and reads the tokens; a token that is not the
+// subscription's own is refused by itself.
+func (d *Dispatcher) openTokens(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string) (Subscription, int, []Settled, []delivery, error) {
+	var v check
+	v.that(len(ackTokens) >= 1 && len(ackTokens) <= AckTokensMax, "ackTokens", fmt.Sprintf("1 to %d tokens", AckTokensMax), fmt.Sprintf("has %d", len(ackTokens)))
+	if err := v.refusal(); err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	s, shard, err := d.subscription(ctx, caller, subscriptionID)
+	if err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	if err := d.checkConsumer(ctx, caller, s); err != nil {
+		return Subscription{}, 0, nil, nil, err
+	}
+	results := make([]Settled, len(ackTokens))
+	opened := make([]delivery, len(ackTokens))
+	for i, token := range ackTokens {
+		results[i].AckToken = token
+		t, err := d.tokens.open(token)
+		if err != nil || t.SubscriptionID != subscriptionID {
+			var v check
+			v.that(false, fmt.Sprintf("ackTokens[%d]", i), "a token from a pull of this subscription", "is not one")
+			results[i].Err = v.refusal()
+			continue
+		}
+		opened[i] = t
+	}
+	return s, shard, results, opened, nil
+}
+
+func (d *Dispatcher) settle(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, decide func(Subscription, delivery) (events.Event, string)) ([]Settled, error) {
+	s, shard, results, opened, err := d.openTokens(ctx, caller, subscriptionID, ackTokens)
+	if err != nil {
+		return nil, err
+	}
+	batch := make([]events.Append, 0, len(opened))
+	of := make([]int, 0, len(opened))
+	for i, t := range opened {
+		if results[i].Err != nil {
+			continue
+		}
+		var e events.Event
+		e, results[i].Status = decide(s, t)
+		batch = append(batch, d.settlement(caller, s.TenantID, e, t.Lease))
+		of = append(of, i)
+	}
+	outs, err := d.store.Append(ctx, shard, batch)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for k, out := range outs {
+		if out.Status == events.StatusAppended {
+			d.observeSettled(s, batch[k].Event, out.Position)
+		} else {
+			results[of[k]].Status = ""
+			results[of[k]].Err = refuse(CodeLeaseLost, "the lease is over: the message was settled or went back to the queue")
+		}
+	}
+	return results, nil
+}
+
+func (d *Dispatcher) settlement(caller Caller, tenantID string, e events.Event, lease events.Lease) events.Append {
+	meta := d.meta(caller, "")
+	meta.IdempotencyKey = ""
+	return events.Append{ID: d.cfg.NewID(), TenantID: tenantID, Event: e, Meta: meta, Guard: events.Guard{Lease: lease}}
+}
+
+// Extend gives leases another leaseMs from now. It is not an event: nothing has
+// become of the message.
+func (d *Dispatcher) Extend(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, leaseMs int64) ([]Settled, error) {
+	var v check
+	v.between(leaseMs, ExtendMsMin, ExtendMsMax, "leaseMs")
+	if err := v.refusal(); err != nil {
+		return nil, err
+	}
+	s, shard, results, opened, err := d.openTokens(ctx, caller, subscriptionID, ackTokens)
+	if err != nil {
+		return nil, err
+	}
+	leases := make([]events.Lease, 0, len(opened))
+	of := make([]int, 0, len(opened))
+	for i, t := range opened {
+		if results[i].Err == nil {
+			leases = append(leases, t.Lease)
+			of = append(of, i)
+		}
+	}
+	if len(leases) == 0 {
+		return results, nil
+	}
+	ends, held, err := d.store.Extend(ctx, shard, s.Config.TopicID, s.group(), subscriptionID, leases, time.Duration(leaseMs)*time.Millisecond)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for k, ok := range held {
+		r := &results[of[k]]
+		if !ok {
+			r.Err = refuse(CodeLeaseLost, "the lease is over: the message was settled or went back to the queue")
+			continue
+		}
+		r.Status, r.LeaseExpiresAtMs = "extended", ends
+	}
+	return results, nil
+}
+
+// Release hands messages that could not be given to their consumer straight back.
+// The attempt is spent, as its number never comes again, but it is never the last:
+// nobody has seen the message.
+func (d *Dispatcher) Release(ctx context.Context, caller Caller, subscriptionID string, pulled []Pulled) error {
+	ackTokens := make([]string, len(pulled))
+	for i, m := range pulled {
+		ackTokens[i] = m.AckToken
+	}
+	_, err := d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
+		return events.MessageFailed{Delivery: s.delivery(t), Reason: events.ReasonReleased}, "released"
+	})
+	return err
+}
+
+// ExpireLeases settles attempts whose lease ran out, by the same policy as a
+// nack. Those that somebody settled meanwhile are left alone.
+func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []events.ExpiredLease) error {
+	batch := make([]events.Append, 0, len(expired))
+	of := map[int]Subscription{}
+	for _, x := range expired {
+		a, err := d.store.Subscription(ctx, x.SubscriptionID)
+		if err != nil && !errors.Is(err, events.ErrNoAggregate) {
+			return unavailable(err)
+		}
+		attempt := events.Delivery{
+			MessageID: x.MessageID, TopicID: x.TopicID, SubscriptionID: x.SubscriptionID, ConsumerGroup: x.Group, Consumer: x.Consumer,
+			Partition: x.Partition, Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs,
+		}
+		if err != nil {
+			// The subscription is gone, and its group has other members.
+			tenantID := x.Meta.TenantID
+			if other, _, found := strings.Cut(x.Group, ":"); found {
+				tenantID = other // see Subscription.group
+			}
+			e := events.MessageFailed{Delivery: attempt, Reason: events.ReasonReleased}
+			batch = append(batch, d.settlement(Caller{Subject: "system"}, tenantID, e, x.Lease))
+			continue
+		}
+		s, ok := a.Value.(Subscription)
+		if !ok {
+			return fmt.Errorf("subscription %s: state is %T", a.ID, a.Value)
+		}
+		of[len(batch)] = s
+		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Rand: d.cfg.Rand()})
+		batch = append(batch, d.settlement(Caller{Subject: "system"}, s.TenantID, e, x.Lease))
+	}
+	outs, err := d.store.Append(ctx, shard, batch)
+	if err != nil {
+		return unavailable(err)
+	}
+	for k, out := range outs {
+		if s, ok := of[k]; ok && out.Status == events.StatusAppended {
+			d.observeSettled(s, batch[k].Event, out.Position)
+		}
+	}
+	return nil
+}
+
+// observeSettled tells the observer how a delivery ended.
+func (d *Dispatcher) observeSettled(s Subscription, e events.Event, at events.Position) {
+	if d.cfg.Observer == nil {
+		return
+	}
+	settled := func(a events.Delivery, outcome, reason string) {
+		d.cfg.Observer.Settled(s.QueueTenantID, s.Queue, s.group(), outcome, reason, time.Duration(at.Ms()-a.LeasedAtMs)*time.Millisecond)
+	}
+	if consumed, ok := e.(events.MessageConsumed); ok {
+		settled(consumed.Delivery, "acked", "")
+	}
+	if failed, ok := e.(events.MessageFailed); ok {
+		settled(failed.Delivery, failureStatus(e), failed.Reason)
+	}
+	if dead, ok := e.(events.MessageDeadLettered); ok {
+		settled(dead.Delivery, failureStatus(e), dead.Reason)
+	}
+}
