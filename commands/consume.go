@@ -78,12 +78,7 @@ func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulle
 		if err != nil {
 			return nil, err
 		}
-		lease := time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond
-		leased, err := d.store.Lease(waiting, events.LeaseRequest{
-			Shard: shard, TopicID: s.Config.TopicID, Group: s.group(),
-			Consumer: s.Config.ConsumerName, SubscriptionID: cmd.SubscriptionID, SubscriptionVersion: s.Version,
-			MessagesMax: most, BytesMax: d.cfg.PullBytesMax, For: lease,
-		}, wait)
+		leased, err := d.store.Lease(waiting, d.leaseRequest(s, shard, most), wait)
 		if errors.Is(err, events.ErrStale) {
 			d.store.Forget(cmd.SubscriptionID)
 			again++
@@ -96,9 +91,44 @@ func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulle
 			waiting = until //nolint:fatcontext // one of two, no chain
 			continue        // something changed: whether the wait may go on is to be decided anew
 		}
-		return d.handOut(ctx, caller, s, leased)
+		pulled, err := d.handOut(ctx, caller, s, leased)
+		if err != nil {
+			d.handBack(ctx, caller, s, leased)
+		}
+		return pulled, err
 	}
 	return nil, tooBusy()
+}
+
+func (d *Dispatcher) leaseRequest(s Subscription, shard, most int) events.LeaseRequest {
+	return events.LeaseRequest{
+		Shard: shard, TopicID: s.Config.TopicID, Group: s.group(), Consumer: s.Config.ConsumerName,
+		SubscriptionID: s.Config.SubscriptionID, SubscriptionVersion: s.Version,
+		MessagesMax: most, BytesMax: d.cfg.PullBytesMax, For: time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond,
+	}
+}
+
+// unopenedDelayMs is when messages that could not be opened come again.
+const unopenedDelayMs = 5000
+
+// handBack returns messages that could not be opened now. Nobody has seen them, so the
+// attempt is never the last; see [Dispatcher.Release].
+func (d *Dispatcher) handBack(ctx context.Context, caller Caller, s Subscription, leased []events.Leased) {
+	ackTokens := make([]string, len(leased))
+	for i, m := range leased {
+		ackTokens[i] = d.ackToken(s, m)
+	}
+	if err := d.release(context.WithoutCancel(ctx), caller, s.Config.SubscriptionID, ackTokens, unopenedDelayMs); err != nil {
+		d.cfg.Logger.Warn("hand back messages that could not be opened: their leases run out", "error", err)
+	}
+}
+
+// ackToken is the token that settles a leased message.
+func (d *Dispatcher) ackToken(s Subscription, m events.Leased) string {
+	return d.tokens.seal(delivery{
+		SubscriptionID: s.Config.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
+		Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
+	})
 }
 
 // handOut makes leased messages ready for their consumer: opened, with the token that
@@ -108,10 +138,7 @@ func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription,
 	pulled := make([]Pulled, 0, len(leased))
 	var unreadable []string
 	for _, m := range leased {
-		one := Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + int64(s.Config.SessionTimeoutMs), AckToken: d.tokens.seal(delivery{
-			SubscriptionID: s.Config.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
-			Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
-		})}
+		one := Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + int64(s.Config.SessionTimeoutMs), AckToken: d.ackToken(s, m)}
 		if m.Meta.Sealed {
 			payload, err := d.open(ctx, s, m)
 			switch {
@@ -119,7 +146,6 @@ func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription,
 				unreadable = append(unreadable, one.AckToken)
 				continue
 			case err != nil:
-				// The store of keys does not answer: the leases run out, and by then it may.
 				return nil, unavailable(fmt.Errorf("decrypt a payload: %w", err))
 			}
 			one.Payload = payload

@@ -23,6 +23,9 @@ type Store interface {
 	Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error)
 	// TopicByID returns a topic by id, whoever's it is.
 	TopicByID(ctx context.Context, id string) (*events.Aggregate, error)
+	// ForeignSubscriptions returns the ids of a topic's subscriptions that are other
+	// tenants' than the topic.
+	ForeignSubscriptions(ctx context.Context, shard int, topicID string) ([]string, error)
 	// Subscription returns a subscription by id, whoever's it is; its Value is a
 	// Subscription.
 	Subscription(ctx context.Context, id string) (*events.Aggregate, error)

@@ -145,6 +145,18 @@ func TestAPermissionThatIsRevokedEndsConsuming(t *testing.T) {
 		"other consumers": {AllowedConsumers: &[]string{"somebody"}},
 		"made private":    {IsPublic: new(false)},
 	}
+	// What is private has no subscriptions of others: they end, a moment after nobody may
+	// use them any more.
+	refused := func(t *testing.T, name string, err error) {
+		t.Helper()
+		var r *commands.Refusal
+		require.ErrorAs(t, err, &r)
+		codes := []commands.Code{commands.CodeForbidden}
+		if name == "made private" {
+			codes = append(codes, commands.CodeSubscriptionNotFound)
+		}
+		require.Contains(t, codes, r.Code)
+	}
 	for name, update := range closing {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -167,13 +179,18 @@ func TestAPermissionThatIsRevokedEndsConsuming(t *testing.T) {
 			i.update(t, update)
 			i.publish(t, "orders", "2")
 			for _, w := range waiting {
-				requireRefusal(t, await(t, w).err, commands.CodeForbidden)
+				refused(t, name, await(t, w).err)
 			}
 			for _, on := range []*instance{i, other} {
 				_, err = on.Pull(t.Context(), reader, commands.Pull{SubscriptionID: id})
-				requireRefusal(t, err, commands.CodeForbidden)
+				refused(t, name, err)
 				_, err = on.Ack(t.Context(), reader, id, []string{held[0].AckToken})
-				requireRefusal(t, err, commands.CodeForbidden)
+				refused(t, name, err)
+			}
+			if name == "made private" {
+				_, err = i.DeleteSubscription(t.Context(), reader, id, nil)
+				requireRefusal(t, err, commands.CodeSubscriptionNotFound)
+				return
 			}
 			// and it is as it was when the permission comes back
 			i.update(t, commands.UpdateQueue{IsPublic: new(true), AllowedConsumers: &[]string{"reader"}})

@@ -3,7 +3,6 @@ package commands
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/tallymq/tallymq/events"
 )
@@ -28,12 +27,7 @@ func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID s
 		if _, err := decidePull(s, Pull{SubscriptionID: subscriptionID}); err != nil {
 			return nil, err
 		}
-		lease := time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond
-		leased, err := d.store.Resume(ctx, events.LeaseRequest{
-			Shard: shard, TopicID: s.Config.TopicID, Group: s.group(),
-			Consumer: s.Config.ConsumerName, SubscriptionID: subscriptionID, SubscriptionVersion: s.Version,
-			MessagesMax: s.Config.MaxPollRecords, BytesMax: d.cfg.PullBytesMax, For: lease,
-		})
+		leased, err := d.store.Resume(ctx, d.leaseRequest(s, shard, s.Config.MaxPollRecords))
 		if errors.Is(err, events.ErrStale) {
 			d.store.Forget(subscriptionID)
 			continue

@@ -209,8 +209,13 @@ func (d *Dispatcher) Release(ctx context.Context, caller Caller, subscriptionID 
 	for i, m := range pulled {
 		ackTokens[i] = m.AckToken
 	}
+	return d.release(ctx, caller, subscriptionID, ackTokens, 0)
+}
+
+// release is Release by token, after a delay.
+func (d *Dispatcher) release(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, delayMs int64) error {
 	_, err := d.settle(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery) (events.Event, string) {
-		return events.MessageFailed{Delivery: s.delivery(t), Reason: events.ReasonReleased}, "released"
+		return events.MessageFailed{Delivery: s.delivery(t), Reason: events.ReasonReleased, RetryDelayMs: delayMs}, "released"
 	})
 	return err
 }

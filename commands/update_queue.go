@@ -105,7 +105,37 @@ func (d *Dispatcher) UpdateQueue(ctx context.Context, caller Caller, cmd UpdateQ
 		updated.Version++
 		return &events.Append{Event: events.TopicUpdated{TopicConfig: config}, Version: updated.Version}, updated, nil
 	})
+	if err == nil && !updated.Config.IsPublic {
+		err = d.endForeign(ctx, updated)
+	}
 	return updated, receipt, err
+}
+
+// endForeign ends other tenants' subscriptions on a queue that is not public: nobody may
+// use them, and what they never settle would fill the queue. It is done again with every
+// change, in case it was not done to its end.
+func (d *Dispatcher) endForeign(ctx context.Context, topic Topic) error {
+	shard := events.ShardOf(topic.TenantID, topic.Config.Name, d.cfg.Shards)
+	ids, err := d.store.ForeignSubscriptions(ctx, shard, topic.Config.TopicID)
+	if err != nil {
+		return unavailable(err)
+	}
+	for _, id := range ids {
+		a, err := d.store.Subscription(ctx, id)
+		if errors.Is(err, events.ErrNoAggregate) {
+			continue
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		if s, ok := a.Value.(Subscription); ok {
+			system := Caller{TenantID: s.TenantID, Subject: "system", Async: true}
+			if _, err := d.DeleteSubscription(ctx, system, id, nil); err != nil && !isRefused(err, CodeSubscriptionNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // DeleteQueue deletes a queue, its subscriptions and all that they have not settled.

@@ -70,7 +70,7 @@ type (
 		// Groups is how many messages each consumer group had not settled.
 		Groups map[string]int64 `json:"groups,omitempty"`
 		// From is the entry of the log (ms-seq) from which on messages may be
-		// concerned; empty where it is not known.
+		// concerned; empty where there are none.
 		From string `json:"from,omitempty"`
 	}
 

@@ -99,6 +99,13 @@ func (c *changes) purge(r events.Record, topicID string, d events.Discarded) err
 			row.rise(statusPurged, 0)
 		}
 	}
+	for i := range c.purges {
+		if c.purges[i].topicID == topicID {
+			// One walk over the topic's messages does for both.
+			c.purges[i].before, c.purges[i].messageIDFrom = p.before, min(c.purges[i].messageIDFrom, p.messageIDFrom)
+			return nil
+		}
+	}
 	c.purges = append(c.purges, p)
 	return nil
 }

@@ -374,9 +374,23 @@ func TestAPublicQueueServesOtherTenants(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, i.get("/messages/"+mine.message, reader...).status)
 	// until it is private again
 	require.Equal(t, http.StatusOK, i.call(http.MethodPut, apiPrefix+"/queues/news", `{"isPublic":false}`, owner...).status)
-	require.Equal(t, http.StatusForbidden, i.post("/subscriptions/"+sub.ID+"/pull", `{}`, reader...).status)
 	require.Equal(t, http.StatusNotFound, i.get("/queues/"+ref, reader...).status)
-	require.Equal(t, http.StatusNoContent, i.call(http.MethodDelete, apiPrefix+"/subscriptions/"+sub.ID, nil, reader...).status)
+	// then what they had on it has ended: it fills the queue no more
+	require.Equal(t, http.StatusNotFound, i.post("/subscriptions/"+sub.ID+"/pull", `{}`, reader...).status)
+	var state struct {
+		State struct {
+			Groups []struct{ ConsumerGroup string }
+		}
+	}
+	i.get("/queues/news", owner...).decode(http.StatusOK, &state)
+	require.Len(t, state.State.Groups, 1)
+	require.Equal(t, "g", state.State.Groups[0].ConsumerGroup)
+	eventually(t, "the reader is told", func() bool {
+		var page struct{ Data []struct{ Subject string } }
+		i.get("/events?type=subscription.deleted", reader...).decode(http.StatusOK, &page)
+		return len(page.Data) == 2
+	})
+	i.get("/queues/news", owner...).decode(http.StatusOK, &state)
 }
 
 // However a path or method is written, nobody gets in without a token.

@@ -183,17 +183,21 @@ func TestAPurgeSaysFromWhereOn(t *testing.T) {
 	oldest := b.append(t, topic.shard, topic.message(t, 2, "0"), topic.message(t, 0, "1"))[0].Position
 	b.append(t, topic.shard, topic.purged(1))
 	// what is tried again may be older than all that the partitions hold
-	for _, delay := range []int64{0, 3_600_000} {
-		b.append(t, topic.shard, topic.message(t, 1, "2"))
-		m := topic.lease(t, req, 1)[0]
-		topic.settle(t, events.MessageFailed{Delivery: topic.delivery(req, m), RetryDelayMs: delay}, m)
-		b.append(t, topic.shard, topic.purged(1))
+	want := []string{"", entryID(oldest)}
+	for _, delay := range []int64{0, 3_600_000, 0} {
+		first := b.append(t, topic.shard, topic.message(t, 1, "2"), topic.message(t, 1, "3"))[0].Position
+		for _, m := range topic.lease(t, req, 2) {
+			topic.settle(t, events.MessageFailed{Delivery: topic.delivery(req, m), RetryDelayMs: delay}, m)
+		}
+		require.NoError(t, b.client.XTrimMaxLen(t.Context(), QueueStream(b.prefix, topic.shard, topic.id, 1), 0).Err())
+		b.append(t, topic.shard, topic.message(t, 0, "4"), topic.purged(1))
+		want = append(want, entryID(first))
 	}
 	var from []string
 	for _, d := range topic.discarded(t) {
 		from = append(from, d.From)
 	}
-	require.Equal(t, []string{"", entryID(oldest), "0-0", "0-0"}, from)
+	require.Equal(t, want, from)
 	require.Empty(t, topic.lease(t, req, 5))
 	require.Zero(t, b.client.Exists(t.Context(), b.log.shards[topic.shard].keys.prefix+"waiting:"+topic.id).Val())
 }

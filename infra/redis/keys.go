@@ -20,9 +20,12 @@ func (k keys) due() string                   { return k.prefix + "due" }
 func (k keys) names() string                 { return k.prefix + "names" }
 func (k keys) topic(id string) string        { return k.prefix + "topic:" + id }
 func (k keys) subscription(id string) string { return k.prefix + "sub:" + id }
-func (k keys) folded() string                { return k.prefix + "folded" }
-func (k keys) trimmed() string               { return k.prefix + "trimmed" }
-func (k keys) wake() string                  { return k.prefix + "wake" }
+func (k keys) subscriptions(topicID string) string {
+	return k.prefix + "subs:" + topicID
+}
+func (k keys) folded() string  { return k.prefix + "folded" }
+func (k keys) trimmed() string { return k.prefix + "trimmed" }
+func (k keys) wake() string    { return k.prefix + "wake" }
 
 // QueueStream is the key of the stream that holds a topic's partition. Entries
 // are in watermill-redisstream's format, so a stock subscriber can read them.

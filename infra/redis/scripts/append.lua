@@ -15,7 +15,8 @@
 -- last changed it), p (partitions), n (messages ever published), o:<partition> (next offset),
 -- a:<partition> (settlements), b (what a queue without groups counts from), f (a
 -- lower bound of what every group has settled) and g:<group> (how often the group
--- began anew: retries parked before that are void).
+-- began anew: retries parked before that are void) and w:<group> (the entry of the
+-- oldest message among those that wait for another attempt, or did with one of them).
 -- The hash groups:<topic> holds how many messages each group is done with, counted
 -- so that n less it is what the group has not settled.
 local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL = 0, 1, 2, 3, 4, 5, 6, 7
@@ -270,7 +271,10 @@ local function unsettled(id)
     names[#names + 1] = group
     counts[#counts + 1] = '"' .. group .. '":' .. int(t.n - tonumber(all[k + 1]))
     local waiting = tonumber(redis.call('HGET', prefix .. 'waiting:' .. id, group) or '0')
-    if waiting > 0 or redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group) > 0 then from = '0-0' end
+    if waiting > 0 or redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group) > 0 then
+      local failed = redis.call('HGET', prefix .. 'topic:' .. id, 'w:' .. group) or '0-0'
+      if from == '' or before(failed, from) then from = failed end
+    end
   end
   local fields = {}
   if #counts > 0 then fields[1] = '"groups":{' .. table.concat(counts, ',') .. '}' end
@@ -459,6 +463,15 @@ ops.K = function(i)
   return { OK, record(ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]), ARGV[i + 5], 0, 0 }, i + 8
 end
 
+-- Notes where the oldest message stands that a group has to try again.
+local function note_failed(id, group, pos)
+  local key, field = prefix .. 'topic:' .. id, 'w:' .. group
+  local oldest = redis.call('HGET', key, field)
+  local alone = tonumber(redis.call('HGET', prefix .. 'waiting:' .. id, group) or '0') == 0
+    and redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group) == 0
+  if not oldest or alone or before(pos, oldest) then redis.call('HSET', key, field, pos) end
+end
+
 -- Failed, to be tried again: topic, group, stream, entry, subscription, delay in
 -- ms, next attempt, message, uuid, metadata, event
 ops.F = function(i)
@@ -478,6 +491,7 @@ ops.F = function(i)
     f[#f + 1] = ''
   end
   f[#f] = ARGV[i + 6]
+  note_failed(id, group, f[8])
   local delay = tonumber(ARGV[i + 5])
   if delay > 0 then
     local begun = redis.call('HGET', prefix .. 'topic:' .. id, 'g:' .. group) or '0'
