@@ -1,6 +1,7 @@
 package commands
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,21 +13,21 @@ import (
 
 // Limits of consuming.
 const (
-	PullWaitMsMax      = 20_000
-	PullMessagesMax    = PollRecordsMax
-	AckTokensMax       = 1000
-	NackDelayMsMax     = 86_400_000
-	NackErrorMax       = 2000
-	ExtendMsMin        = 1000
-	ExtendMsMax        = SessionTimeoutMsMax
-	retryDelayCapMs    = 3_600_000
-	pullMessagesByWish = 50
+	PullWaitMsMax       = 20_000
+	PullMessagesMax     = PollRecordsMax
+	AckTokensMax        = 1000
+	NackDelayMsMax      = 86_400_000
+	NackErrorMax        = 2000
+	ExtendMsMin         = 1000
+	ExtendMsMax         = SessionTimeoutMsMax
+	retryDelayCapMs     = 3_600_000
+	pullMessagesDefault = 50
 )
 
 // Pull asks for messages on behalf of a subscription's consumer.
 type Pull struct {
 	SubscriptionID string
-	// MessagesMax is at most the subscription's maxPollRecords; nil is 50 or
+	// MessagesMax is at most the subscription's maxPollRecords; nil is Config.PullMessages or
 	// maxPollRecords, whichever is less.
 	MessagesMax *int
 	// WaitMs is how long to wait for a first message.
@@ -44,12 +45,16 @@ type Pulled struct {
 }
 
 // decidePull checks a pull against its subscription.
-func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
+func (d *Dispatcher) decidePull(s Subscription, c Pull) (messagesMax int, err error) {
+	return decidePull(s, c, d.cfg.PullMessages)
+}
+
+func decidePull(s Subscription, c Pull, byDefault int) (messagesMax int, err error) {
 	if s.Config.Status != StatusActive {
 		return 0, refuse(CodeConsumerError, "subscription is %s", s.Config.Status)
 	}
 	var v check
-	messagesMax = min(pullMessagesByWish, s.Config.MaxPollRecords)
+	messagesMax = min(cmp.Or(byDefault, pullMessagesDefault), s.Config.MaxPollRecords)
 	if c.MessagesMax != nil {
 		messagesMax = *c.MessagesMax
 		v.between(int64(messagesMax), 1, int64(s.Config.MaxPollRecords), "maxMessages")
@@ -61,7 +66,12 @@ func decidePull(s Subscription, c Pull) (messagesMax int, err error) {
 // Pull leases messages to the subscription's consumer for sessionTimeoutMs. The end
 // of ctx ends the wait and nothing else: messages leased by then are returned.
 func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulled, error) {
-	wait := time.Duration(cmd.WaitMs) * time.Millisecond
+	return d.pull(ctx, caller, cmd, time.Duration(cmd.WaitMs)*time.Millisecond, d.decidePull)
+}
+
+// pull is Pull with any wait and a decision on how many messages. Messages that are
+// settled on the way, because they are expired or filtered, are no answer: it goes on.
+func (d *Dispatcher) pull(ctx context.Context, caller Caller, cmd Pull, wait time.Duration, decide func(Subscription, Pull) (int, error)) ([]Pulled, error) {
 	// The first wait ends by itself, those after a change when it would have.
 	until, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -74,9 +84,12 @@ func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulle
 		if err := d.checkConsumer(context.WithoutCancel(ctx), caller, s); err != nil {
 			return nil, err
 		}
-		most, err := decidePull(s, cmd)
+		most, err := decide(s, cmd)
 		if err != nil {
 			return nil, err
+		}
+		if _, err := d.filterOf(s); err != nil {
+			return nil, err // before anything is leased
 		}
 		leased, err := d.store.Lease(waiting, d.leaseRequest(s, shard, most), wait)
 		if errors.Is(err, events.ErrStale) {
@@ -94,8 +107,12 @@ func (d *Dispatcher) Pull(ctx context.Context, caller Caller, cmd Pull) ([]Pulle
 		pulled, err := d.handOut(ctx, caller, s, leased)
 		if err != nil {
 			d.handBack(ctx, caller, s, leased)
+			return nil, err
 		}
-		return pulled, err
+		if len(pulled) > 0 || len(leased) == 0 || ctx.Err() != nil {
+			return pulled, nil
+		}
+		waiting = until // all of it was settled on the way
 	}
 	return nil, tooBusy()
 }
@@ -105,6 +122,7 @@ func (d *Dispatcher) leaseRequest(s Subscription, shard, most int) events.LeaseR
 		Shard: shard, TopicID: s.Config.TopicID, Group: s.group(), Consumer: s.Config.ConsumerName,
 		SubscriptionID: s.Config.SubscriptionID, SubscriptionVersion: s.Version,
 		MessagesMax: most, BytesMax: d.cfg.PullBytesMax, For: time.Duration(s.Config.SessionTimeoutMs) * time.Millisecond,
+		Ordered: s.how.Ordered,
 	}
 }
 
@@ -127,7 +145,8 @@ func (d *Dispatcher) handBack(ctx context.Context, caller Caller, s Subscription
 func (d *Dispatcher) ackToken(s Subscription, m events.Leased) string {
 	return d.tokens.seal(delivery{
 		SubscriptionID: s.Config.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
-		Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs,
+		Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs, AttemptsBefore: m.AttemptsBefore,
+		MaxRetryAttempts: m.Meta.MaxRetryAttempts, RetryDelayMs: m.Meta.RetryDelayMs,
 	})
 }
 
@@ -137,7 +156,17 @@ func (d *Dispatcher) ackToken(s Subscription, m events.Leased) string {
 func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription, leased []events.Leased) ([]Pulled, error) {
 	pulled := make([]Pulled, 0, len(leased))
 	var unreadable []string
+	var through []events.Append
+	filter, err := d.filterOf(s)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range leased {
+		if m.Meta.ExpiresAtMs > 0 && m.Meta.ExpiresAtMs <= m.LeasedAtMs {
+			e := events.MessageExpired{Delivery: s.attempt(m), ExpiredAtMs: m.Meta.ExpiresAtMs}
+			through = append(through, d.settlement(system, s.TenantID, e, m.Lease))
+			continue
+		}
 		one := Pulled{Leased: m, LeaseExpiresAtMs: m.LeasedAtMs + int64(s.Config.SessionTimeoutMs), AckToken: d.ackToken(s, m)}
 		if m.Meta.Sealed {
 			payload, err := d.open(ctx, s, m)
@@ -150,6 +179,13 @@ func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription,
 			}
 			one.Payload = payload
 		}
+		if filter != nil {
+			if passes, why := filter.Match(m.Meta.Key, m.Meta.Headers, one.Payload); !passes {
+				e := events.MessageFiltered{Delivery: s.attempt(m), Why: why, Version: s.Version}
+				through = append(through, d.settlement(system, s.TenantID, e, m.Lease))
+				continue
+			}
+		}
 		if d.cfg.Observer != nil && m.Attempt == 1 {
 			d.cfg.Observer.Delivered(s.QueueTenantID, s.Queue, s.group(), time.Duration(m.LeasedAtMs-m.Position.Ms())*time.Millisecond)
 		}
@@ -158,9 +194,10 @@ func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription,
 		}
 		pulled = append(pulled, one)
 	}
+	d.passOver(ctx, s, through)
 	if len(unreadable) > 0 {
 		_, err := d.settle(context.WithoutCancel(ctx), caller, s.Config.SubscriptionID, unreadable, func(s Subscription, t delivery) (events.Event, string) {
-			e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonUnreadable, Error: ErrUnreadable.Error(), Rand: d.cfg.Rand()})
+			e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonUnreadable, Error: ErrUnreadable.Error(), Policy: t.policy(), Rand: d.cfg.Rand()})
 			return e, failureStatus(e)
 		})
 		if err != nil {

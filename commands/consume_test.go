@@ -28,7 +28,7 @@ func TestPullLimits(t *testing.T) {
 			t.Parallel()
 			cmd := c{SubscriptionID: subscriptionID}
 			tc.when(&cmd)
-			most, err := decidePull(billing(), cmd)
+			most, err := decidePull(billing(), cmd, 0)
 			requireLimit(t, err, tc.field, tc.limit)
 			if cmd.MessagesMax != nil {
 				require.Equal(t, *cmd.MessagesMax, most)
@@ -42,7 +42,7 @@ func TestPullTakesFiftyOrWhatTheSubscriptionAllows(t *testing.T) {
 	for allowed, want := range map[int]int{500: 50, 50: 50, 49: 49, 1: 1} {
 		s := billing()
 		s.Config.MaxPollRecords = allowed
-		most, err := decidePull(s, Pull{})
+		most, err := decidePull(s, Pull{}, 0)
 		require.NoError(t, err)
 		require.Equal(t, want, most)
 	}
@@ -53,7 +53,7 @@ func TestPullFromASubscriptionThatRests(t *testing.T) {
 	for _, status := range []string{StatusPaused, StatusStopped} {
 		s := billing()
 		s.Config.Status = status
-		_, err := decidePull(s, Pull{})
+		_, err := decidePull(s, Pull{}, 0)
 		require.Contains(t, requireRefusal(t, err, CodeConsumerError).Reason, status)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"regexp"
 
 	"github.com/tallymq/tallymq/events"
@@ -26,7 +25,6 @@ const (
 	groupNameLimit        = "[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 	HandlerConfigBytesMax = 16 << 10
 	MessageFilterBytesMax = 4 << 10
-	WebhookURLMax         = 2000
 )
 
 var groupName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$`)
@@ -78,6 +76,7 @@ func decideCreateSubscription(c CreateSubscription, topicID string, sessionTimeo
 	v.oneOf(e.SubscriptionType, "subscriptionType", TypeConsumer, TypeWebhook)
 	v.oneOf(e.OffsetResetPolicy, "offsetResetPolicy", "earliest", "latest")
 	v.subscription(e)
+	v.oneOf(e.Status, "status", StatusActive, StatusPaused)
 	return e, v.refusal()
 }
 
@@ -94,31 +93,14 @@ func (c *check) subscription(e events.SubscriptionConfig) {
 	c.between(int64(e.HeartbeatIntervalMs), HeartbeatMsMin, max(int64(e.SessionTimeoutMs)-1, HeartbeatMsMin), "heartbeatIntervalMs")
 	c.between(int64(e.MaxRetryAttempts), 0, RetryAttemptsMax, "maxRetryAttempts")
 	c.between(int64(e.RetryDelayMs), 0, RetryDelayMsMax, "retryDelayMs")
-	c.handler(e)
+	c.handler(e.SubscriptionType, e.HandlerConfig)
 	c.that(e.DeadLetterQueue == "" || queueName.MatchString(e.DeadLetterQueue), "deadLetterQueue", QueueNameLimit, fmt.Sprintf("is %q", brief(e.DeadLetterQueue)))
 	c.that(isObjectOrAbsent(e.MessageFilter), "messageFilter", "a JSON object", "is not an object")
 	c.atMost(len(e.MessageFilter), MessageFilterBytesMax, "messageFilter")
-	c.oneOf(e.Status, "status", StatusActive, StatusPaused)
 }
 
 func (c *check) atMost(n, most int, field string) {
 	c.that(n <= most, field, fmt.Sprintf("at most %d bytes", most), fmt.Sprintf("has %d bytes", n))
-}
-
-// handler checks handlerConfig: an object, and for a webhook one with its url.
-func (c *check) handler(e events.SubscriptionConfig) {
-	c.atMost(len(e.HandlerConfig), HandlerConfigBytesMax, "handlerConfig")
-	c.that(isObjectOrAbsent(e.HandlerConfig), "handlerConfig", "a JSON object", "is not an object")
-	if e.SubscriptionType != TypeWebhook {
-		return
-	}
-	var webhook struct {
-		URL string `json:"url"`
-	}
-	err := json.Unmarshal(e.HandlerConfig, &webhook)
-	u, parsed := url.Parse(webhook.URL)
-	ok := err == nil && parsed == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && len(webhook.URL) <= WebhookURLMax
-	c.that(ok, "handlerConfig.url", fmt.Sprintf("an http or https URL of at most %d characters, without user and password", WebhookURLMax), "is not one")
 }
 
 // CreateSubscription creates a subscription on a queue and returns it. A consumer
@@ -173,11 +155,14 @@ func (d *Dispatcher) createSubscription(ctx context.Context, caller Caller, cmd 
 	if err != nil {
 		return fail(err)
 	}
+	if err := d.checkDelivery(ctx, caller, topic, config); err != nil {
+		return fail(err)
+	}
 	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID}
 	out, err := d.appendState(ctx, shard, sub, events.Append{
 		ID: cmd.ID, TenantID: caller.TenantID, Event: events.SubscriptionCreated{SubscriptionConfig: config},
 		Meta: d.meta(caller, d.fingerprint(caller, cmd)), Guard: events.Guard{TopicVersion: topic.Version},
-		Version: sub.Version, Group: sub.group(),
+		Version: sub.Version, Group: sub.group(), Push: config.SubscriptionType == TypeWebhook,
 	})
 	if err != nil {
 		return fail(err)

@@ -37,6 +37,16 @@ type Store interface {
 	Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error)
 	// Resume takes up again what a subscription has leased and not settled.
 	Resume(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error)
+	// Subscriptions returns a topic's subscriptions, whoever's they are.
+	Subscriptions(ctx context.Context, shard int, topicID string) ([]*events.Aggregate, error)
+	// Schedule returns a recurring schedule by id, whoever's it is; its Value is a
+	// Schedule.
+	Schedule(ctx context.Context, id string) (*events.Aggregate, error)
+	// ScheduledTopic returns the topic on which a message waits to be released, and its
+	// shard.
+	ScheduledTopic(ctx context.Context, messageID string) (topicID string, shard int, err error)
+	// ReserveAttempt returns a number that no attempt of a group had.
+	ReserveAttempt(ctx context.Context, shard int, topicID, group string) (int64, error)
 	// Extend moves the end of leases.
 	Extend(ctx context.Context, shard int, topicID, group, subscriptionID string, leases []events.Lease, d time.Duration) (int64, []bool, error)
 }
@@ -66,6 +76,8 @@ type Config struct {
 	MessageTTL time.Duration
 	// PayloadBytesMax bounds one message's payload.
 	PayloadBytesMax int
+	// PullMessages is how many messages a pull asks for that does not say, 50 for 0.
+	PullMessages int
 	// PullBytesMax bounds one pull's answer.
 	PullBytesMax int
 	// TokenKey signs ack tokens; every instance has the same one.
@@ -74,6 +86,13 @@ type Config struct {
 	// are; Open is its inverse, and says [ErrUnreadable] of what it will never open. The
 	// tenant is the topic's.
 	Seal, Open func(ctx context.Context, tenantID, topicID, messageID string, payload []byte) ([]byte, error)
+	// Filter compiles a subscription's messageFilter.
+	Filter func(messageFilter []byte) (Filter, error)
+	// NextTick returns when a schedule ticks next after an instant; its errors say what
+	// is wrong with cron or timeZone.
+	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
+	// CheckWebhook says what is wrong with a webhook beyond its form.
+	CheckWebhook func(Webhook) error
 	// Traced is told of messages that are handed out with the trace context that they
 	// were published in, nil for nobody.
 	Traced func(ctx context.Context, traceParent, tenantID, queue, group, messageID string)
@@ -110,6 +129,8 @@ type Dispatcher struct {
 	store  Store
 	tokens tokens
 	rounds rounds
+	// filters has compiled filters, by subscription.
+	filters filterCache
 }
 
 // NewDispatcher returns a dispatcher on a store.
@@ -281,6 +302,9 @@ func (d *Dispatcher) fingerprint(c Caller, cmd any) string {
 		}
 		cmd = v
 	case Publish:
+		v.ID = ""
+		cmd = v
+	case CreateSchedule:
 		v.ID = ""
 		cmd = v
 	}

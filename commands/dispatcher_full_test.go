@@ -21,7 +21,7 @@ func (b *testBundle) bounded(t testing.TB, most int64) *instance {
 	require.NoError(t, err)
 	log := redis.New(redis.Config{
 		Client: client, Prefix: b.prefix, Shards: shards, IdempotencyTTL: time.Minute, Logger: slog.Default(), QueueLengthMax: most,
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
 	})
 	t.Cleanup(func() {
 		log.Close()

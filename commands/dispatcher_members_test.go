@@ -3,6 +3,7 @@ package commands_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,7 +75,7 @@ func (b *testBundle) makeDueOf(t testing.TB, messageID string) {
 		members, err := b.client.ZRange(t.Context(), key, 0, -1).Result()
 		require.NoError(t, err)
 		for _, m := range members {
-			if m[len(m)-len(messageID):] == messageID {
+			if strings.Contains(m, "|"+messageID+"/") {
 				require.NoError(t, b.client.ZIncrBy(t.Context(), key, -1e12, m).Err())
 			}
 		}

@@ -25,6 +25,7 @@ const (
 	MessageTTLMsMax   = 31_536_000_000 // 365 days
 	BatchMessagesMax  = 1000
 	IdempotencyKeyMax = 255
+	DelayMsMax        = MessageTTLMsMax
 	appendChunkMax    = 256
 )
 
@@ -48,6 +49,14 @@ type Publish struct {
 	Partition     *int
 	TTLMs         *int64
 	ExpiresAt     *time.Time
+	// DelayMs or ScheduledAt say when it is to be published; neither is at once.
+	DelayMs     *int64     `json:",omitempty"`
+	ScheduledAt *time.Time `json:",omitempty"`
+	// MaxRetryAttempts and RetryDelayMs override those of subscriptions.
+	MaxRetryAttempts *int `json:",omitempty"`
+	RetryDelayMs     *int `json:",omitempty"`
+	// ScheduleID is the recurring schedule that publishes it.
+	ScheduleID string `json:"-"`
 	// TraceParent is the message's own trace context; the caller's stands in.
 	TraceParent string `json:"-"`
 	// EventKey identifies the message, like an idempotency key that comes with it:
@@ -66,7 +75,9 @@ type Published struct {
 	Queue     string
 	Partition int
 	Offset    int64
-	Err       error
+	// ReleaseAtMs is when it is to be published, in ms since 1970; 0 where it is.
+	ReleaseAtMs int64
+	Err         error
 
 	shard int
 }
@@ -98,11 +109,42 @@ func decidePublish(t Topic, c Publish, now time.Time, cfg Config, turn uint32) (
 	case c.Key != "":
 		partition = partitionOf(c.Key, partitions)
 	}
-	ttl := v.ttl(c, now, cfg.MessageTTL)
+	if c.MaxRetryAttempts != nil {
+		v.between(int64(*c.MaxRetryAttempts), 0, RetryAttemptsMax, "maxRetryAttempts")
+	}
+	if c.RetryDelayMs != nil {
+		v.between(int64(*c.RetryDelayMs), 0, RetryDelayMsMax, "retryDelayMs")
+	}
+	release := v.release(c, now)
+	ttl := v.ttl(c, release, cfg.MessageTTL)
 	return events.MessagePublished{
 		MessageID: c.ID, TopicID: t.Config.TopicID, Partition: partition, Key: c.Key, Headers: c.Headers,
 		ContentType: or(c.ContentType, "application/json"), CorrelationID: c.CorrelationID, TTLMs: ttl, Payload: c.Payload,
+		MaxRetryAttempts: c.MaxRetryAttempts, RetryDelayMs: c.RetryDelayMs, ScheduleID: c.ScheduleID,
 	}, v.refusal()
+}
+
+// scheduledSkewMax is how far in the past scheduledAt may be, as clocks differ.
+const scheduledSkewMax = time.Minute
+
+// release returns when a message is to be published, now where that is at once.
+func (c *check) release(p Publish, now time.Time) time.Time {
+	at := now
+	if p.DelayMs != nil {
+		c.between(*p.DelayMs, 0, DelayMsMax, "delayMs")
+		at = now.Add(time.Duration(*p.DelayMs) * time.Millisecond)
+	}
+	if p.ScheduledAt != nil {
+		c.that(p.ScheduledAt.After(now.Add(-scheduledSkewMax)) && !p.ScheduledAt.After(now.Add(DelayMsMax*time.Millisecond)), "scheduledAt",
+			"in the future, within 365 days", "is "+p.ScheduledAt.UTC().Format(time.RFC3339))
+		at = *p.ScheduledAt
+	}
+	return at
+}
+
+// isLater reports whether a message is to be published later than now.
+func (p Publish) isLater(now time.Time) bool {
+	return (p.DelayMs != nil && *p.DelayMs > 0) || (p.ScheduledAt != nil && p.ScheduledAt.After(now))
 }
 
 func (c *check) headers(headers map[string]string) {
@@ -208,6 +250,8 @@ func checkBatch(batch []Publish, atomic bool) error {
 	v.that(len(batch) >= 1 && len(batch) <= BatchMessagesMax, "messages", fmt.Sprintf("1 to %d messages", BatchMessagesMax), fmt.Sprintf("has %d", len(batch)))
 	for i := range batch {
 		v.that(!atomic || batch[i].Queue == batch[0].Queue, fmt.Sprintf("messages[%d].queue", i), "the first message's queue, for atomic batches", "is another queue")
+		isDelayed := batch[i].DelayMs != nil || batch[i].ScheduledAt != nil
+		v.that(!atomic || len(batch) == 1 || !isDelayed, fmt.Sprintf("messages[%d].scheduledAt", i), "messages that are published at once, for atomic batches", "is given")
 		if len(v.problems) > 0 {
 			break
 		}
@@ -323,10 +367,20 @@ func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics ma
 		// Keys have no spaces, so no other request's key looks like it.
 		meta.IdempotencyKey = fmt.Sprintf("%s %d", meta.IdempotencyKey, i)
 	}
-	return l.shard, events.Append{
+	a := events.Append{
 		ID: cmd.ID, TenantID: p.caller.TenantID, Event: e, Meta: meta, Atomic: p.atomic && len(p.batch) > 1,
 		Guard: events.Guard{TopicVersion: l.topic.Version},
-	}, nil
+	}
+	if cmd.isLater(now) {
+		scheduled := events.MessageScheduled{MessagePublished: e}
+		if cmd.ScheduledAt != nil {
+			scheduled.ReleaseAtMs = cmd.ScheduledAt.Add(time.Millisecond - 1).UnixMilli() // never early
+		} else {
+			a.DelayMs = *cmd.DelayMs
+		}
+		a.Event, a.ReleaseID = scheduled, p.d.cfg.NewID()
+	}
+	return l.shard, a, nil
 }
 
 // append appends one shard's messages, in order, in bounded steps unless they are
@@ -354,9 +408,7 @@ func (p *publishing) append(ctx context.Context, shard int, members []int, appen
 			last = max(last, outs[k].Position)
 			if p.settle(i, outs[k]) {
 				stale = append(stale, i)
-				if e, ok := appends[i].Event.(events.MessagePublished); ok {
-					p.d.store.Forget(e.TopicID)
-				}
+				p.d.store.Forget(events.RefsOf(appends[i].Event).TopicID)
 			}
 		}
 		members = members[n:]
@@ -372,6 +424,9 @@ func (p *publishing) settle(i int, out events.Outcome) bool {
 	case events.StatusAppended, events.StatusDuplicate:
 		r.MessageID, r.Partition, r.Offset = out.ID, out.Partition, out.Offset
 		r.Receipt = Receipt{Position: out.Position, Duplicate: out.Status == events.StatusDuplicate}
+		if out.Offset < 0 {
+			r.Offset, r.ReleaseAtMs = 0, -out.Offset
+		}
 	case events.StatusStale:
 		return true
 	case events.StatusKeyReused:
@@ -380,7 +435,7 @@ func (p *publishing) settle(i int, out events.Outcome) bool {
 		r.Err = aborted
 	case events.StatusFull:
 		r.Err = refuse(CodeQueueFull, "queue %q holds as many unconsumed messages as it may", r.Queue)
-	case events.StatusLeaseLost, events.StatusExists:
+	case events.StatusLeaseLost, events.StatusExists, events.StatusNotScheduled:
 		r.Err = fmt.Errorf("publish: unexpected outcome %d", out.Status)
 	}
 	return false

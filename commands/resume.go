@@ -24,7 +24,7 @@ func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID s
 		if err := d.checkConsumer(ctx, caller, s); err != nil {
 			return nil, err
 		}
-		if _, err := decidePull(s, Pull{SubscriptionID: subscriptionID}); err != nil {
+		if _, err := d.decidePull(s, Pull{SubscriptionID: subscriptionID}); err != nil {
 			return nil, err
 		}
 		leased, err := d.store.Resume(ctx, d.leaseRequest(s, shard, s.Config.MaxPollRecords))

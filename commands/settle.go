@@ -50,7 +50,7 @@ func (d *Dispatcher) Nack(ctx context.Context, caller Caller, cmd Nack) ([]Settl
 		return nil, err
 	}
 	return d.settle(ctx, caller, cmd.SubscriptionID, cmd.AckTokens, func(s Subscription, t delivery) (events.Event, string) {
-		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Rand: d.cfg.Rand()})
+		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Policy: t.policy(), Rand: d.cfg.Rand()})
 		return e, failureStatus(e)
 	})
 }
@@ -65,33 +65,54 @@ func failureStatus(e events.Event) string {
 // failure is why an attempt failed and what the consumer wishes.
 type failure struct {
 	Reason, Error string
-	DelayMs       *int64
-	Rand          float64
+	StatusCode    int
+	// DelayMs stands in for the subscription's backoff, and NotBeforeMs is the least
+	// delay.
+	DelayMs     *int64
+	NotBeforeMs int64
+	Policy      policy
+	Rand        float64
 }
 
-// decideFailure gives a failed attempt its consequence: another attempt after
-// retryDelayMs·2^n with full jitter, where that is at most an hour or retryDelayMs
-// itself, or none.
+// policy is what a message says of its own retries; nil is as the subscription says.
+type policy struct{ MaxRetryAttempts, RetryDelayMs *int }
+
+// decideFailure gives a failed attempt its consequence: another attempt after a delay,
+// or none. The delay is the next of retryScheduleMs, or retryDelayMs·2^n with full
+// jitter, where that is at most an hour or retryDelayMs itself. Attempts are counted from
+// where the message was last redriven.
 func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
-	if a.Attempt > s.Config.MaxRetryAttempts {
-		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error}
+	tried := max(a.Attempt-a.AttemptsBefore, 1)
+	if tried > deref(f.Policy.MaxRetryAttempts, s.Config.MaxRetryAttempts) {
+		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error, StatusCode: f.StatusCode}
 	}
 	var delay int64
-	if f.DelayMs != nil {
+	switch {
+	case f.DelayMs != nil:
 		delay = *f.DelayMs
-	} else {
-		first := float64(s.Config.RetryDelayMs)
-		ceiling := math.Min(first*math.Pow(2, float64(a.Attempt-1)), max(first, retryDelayCapMs))
+	case f.Policy.RetryDelayMs == nil && len(s.how.RetrySchedule) > 0:
+		delay = s.how.RetrySchedule[min(tried, len(s.how.RetrySchedule))-1]
+	default:
+		first := float64(deref(f.Policy.RetryDelayMs, s.Config.RetryDelayMs))
+		ceiling := math.Min(first*math.Pow(2, float64(tried-1)), max(first, retryDelayCapMs))
 		delay = int64(f.Rand * ceiling)
 	}
-	return events.MessageFailed{Delivery: a, Reason: f.Reason, Error: f.Error, RetryDelayMs: delay}
+	return events.MessageFailed{Delivery: a, Reason: f.Reason, Error: f.Error, StatusCode: f.StatusCode, RetryDelayMs: max(delay, f.NotBeforeMs)}
+}
+
+func policyOf(m events.DeliveryMeta) policy {
+	return policy{MaxRetryAttempts: m.MaxRetryAttempts, RetryDelayMs: m.RetryDelayMs}
+}
+
+func (t delivery) policy() policy {
+	return policy{MaxRetryAttempts: t.MaxRetryAttempts, RetryDelayMs: t.RetryDelayMs}
 }
 
 func (s Subscription) delivery(t delivery) events.Delivery {
 	return events.Delivery{
 		MessageID: t.MessageID, TopicID: s.Config.TopicID, SubscriptionID: t.SubscriptionID,
 		ConsumerGroup: s.group(), Consumer: s.Config.ConsumerName,
-		Partition: t.Partition, Offset: t.Offset, Attempt: t.Attempt, LeasedAtMs: t.LeasedAtMs,
+		Partition: t.Partition, Offset: t.Offset, Attempt: t.Attempt, LeasedAtMs: t.LeasedAtMs, AttemptsBefore: t.AttemptsBefore,
 	}
 }
 
@@ -127,6 +148,11 @@ func (d *Dispatcher) openTokens(ctx context.Context, caller Caller, subscription
 }
 
 func (d *Dispatcher) settle(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, decide func(Subscription, delivery) (events.Event, string)) ([]Settled, error) {
+	return d.settleEach(ctx, caller, subscriptionID, ackTokens, func(s Subscription, t delivery, _ string) (events.Event, string) { return decide(s, t) })
+}
+
+// settleEach is settle by a decision that needs the token.
+func (d *Dispatcher) settleEach(ctx context.Context, caller Caller, subscriptionID string, ackTokens []string, decide func(Subscription, delivery, string) (events.Event, string)) ([]Settled, error) {
 	s, shard, results, opened, err := d.openTokens(ctx, caller, subscriptionID, ackTokens)
 	if err != nil {
 		return nil, err
@@ -138,8 +164,8 @@ func (d *Dispatcher) settle(ctx context.Context, caller Caller, subscriptionID s
 			continue
 		}
 		var e events.Event
-		e, results[i].Status = decide(s, t)
-		batch = append(batch, d.settlement(caller, s.TenantID, e, t.Lease))
+		e, results[i].Status = decide(s, t, ackTokens[i])
+		batch = append(batch, d.settlementOf(caller, s, e, t.Lease))
 		of = append(of, i)
 	}
 	outs, err := d.store.Append(ctx, shard, batch)
@@ -161,6 +187,19 @@ func (d *Dispatcher) settlement(caller Caller, tenantID string, e events.Event, 
 	meta := d.meta(caller, "")
 	meta.IdempotencyKey = ""
 	return events.Append{ID: d.cfg.NewID(), TenantID: tenantID, Event: e, Meta: meta, Guard: events.Guard{Lease: lease}}
+}
+
+// system is who acts where nobody asked.
+var system = Caller{Subject: "system"}
+
+// settlementOf is settlement on behalf of a subscription, whose dead letters may have a
+// queue to go to.
+func (d *Dispatcher) settlementOf(caller Caller, s Subscription, e events.Event, lease events.Lease) events.Append {
+	a := d.settlement(caller, s.TenantID, e, lease)
+	if _, isDead := e.(events.MessageDeadLettered); isDead {
+		a.Forward = s.Config.DeadLetterQueue != ""
+	}
+	return a
 }
 
 // Extend gives leases another leaseMs from now. It is not an event: nothing has
@@ -232,7 +271,7 @@ func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []even
 		}
 		attempt := events.Delivery{
 			MessageID: x.MessageID, TopicID: x.TopicID, SubscriptionID: x.SubscriptionID, ConsumerGroup: x.Group, Consumer: x.Consumer,
-			Partition: x.Partition, Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs,
+			Partition: x.Partition, Offset: x.Offset, Attempt: x.Attempt, LeasedAtMs: x.LeasedAtMs, AttemptsBefore: x.AttemptsBefore,
 		}
 		if err != nil {
 			// The subscription is gone, and its group has other members.
@@ -241,7 +280,7 @@ func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []even
 				tenantID = other // see Subscription.group
 			}
 			e := events.MessageFailed{Delivery: attempt, Reason: events.ReasonReleased}
-			batch = append(batch, d.settlement(Caller{Subject: "system"}, tenantID, e, x.Lease))
+			batch = append(batch, d.settlement(system, tenantID, e, x.Lease))
 			continue
 		}
 		s, ok := a.Value.(Subscription)
@@ -249,8 +288,8 @@ func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []even
 			return fmt.Errorf("subscription %s: state is %T", a.ID, a.Value)
 		}
 		of[len(batch)] = s
-		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Rand: d.cfg.Rand()})
-		batch = append(batch, d.settlement(Caller{Subject: "system"}, s.TenantID, e, x.Lease))
+		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Policy: policyOf(x.Meta), Rand: d.cfg.Rand()})
+		batch = append(batch, d.settlementOf(system, s, e, x.Lease))
 	}
 	outs, err := d.store.Append(ctx, shard, batch)
 	if err != nil {

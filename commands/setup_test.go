@@ -72,7 +72,7 @@ func (b *testBundle) log(t testing.TB) *redis.Log {
 	require.NoError(t, err)
 	log := redis.New(redis.Config{
 		Client: client, Prefix: b.prefix, Shards: shards, IdempotencyTTL: time.Minute, Logger: slog.Default(),
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
 	})
 	t.Cleanup(func() {
 		log.Close()
@@ -99,7 +99,9 @@ func (i *instance) run(t testing.TB) *instance {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup
 	background.Go(func() { i.log.Run(ctx) })
-	background.Go(func() { i.log.RunDue(ctx, i.ExpireLeases) })
+	background.Go(func() {
+		i.log.RunDue(ctx, redis.DueWork{Expired: i.ExpireLeases, Tick: i.Tick, Forward: i.ForwardDeadLetter})
+	})
 	t.Cleanup(func() {
 		cancel()
 		background.Wait()

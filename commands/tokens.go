@@ -21,17 +21,21 @@ type delivery struct {
 	Offset         int64
 	Attempt        int
 	LeasedAtMs     int64
+	// AttemptsBefore is as in [events.Delivery].
+	AttemptsBefore int
+	// MaxRetryAttempts and RetryDelayMs are the message's own, nil for none.
+	MaxRetryAttempts, RetryDelayMs *int
 }
 
 // tokens signs and reads ack tokens. A token names an attempt, so it settles that
 // attempt and no other: it needs no expiry of its own, the lease has one.
 //
-// A token is base64url of: version 1, subscription and message id (16 bytes each),
-// seven varints, the first 16 bytes of an HMAC-SHA256 over all that.
+// A token is base64url of: version 2, subscription and message id (16 bytes each),
+// ten varints, the first 16 bytes of an HMAC-SHA256 over all that.
 type tokens struct{ key []byte }
 
 const (
-	tokenVersion  = 1
+	tokenVersion  = 2
 	tokenMACBytes = 16
 	tokenCharsMax = 300
 )
@@ -44,7 +48,8 @@ func (t tokens) seal(d delivery) string {
 	b = appendUUID(b, d.SubscriptionID)
 	b = appendUUID(b, d.MessageID)
 	ms, seq, _ := strings.Cut(d.Lease.EntryID, "-")
-	for _, n := range []int64{int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs} {
+	for _, n := range []int64{int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs,
+		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs)} {
 		b = binary.AppendVarint(b, n)
 	}
 	return base64.RawURLEncoding.EncodeToString(append(b, t.mac(b)...))
@@ -63,7 +68,7 @@ func (t tokens) open(token string) (delivery, error) {
 	if !hmac.Equal(t.mac(body), b[len(b)-tokenMACBytes:]) {
 		return delivery{}, errToken
 	}
-	var n [7]int64
+	var n [10]int64
 	rest := body[33:]
 	for i := range n {
 		v, size := binary.Varint(rest)
@@ -76,7 +81,24 @@ func (t tokens) open(token string) (delivery, error) {
 		SubscriptionID: uuidString(body[1:17]), MessageID: uuidString(body[17:33]),
 		Lease:     events.Lease{Stream: int(n[0]), EntryID: decimal(n[1]) + "-" + decimal(n[2])},
 		Partition: int(n[3]), Offset: n[4], Attempt: int(n[5]), LeasedAtMs: n[6],
+		AttemptsBefore: int(n[7]), MaxRetryAttempts: given(n[8]), RetryDelayMs: given(n[9]),
 	}, nil
+}
+
+// optional is a number or none, as a number.
+func optional(n *int) int64 {
+	if n == nil {
+		return -1
+	}
+	return int64(*n)
+}
+
+// given is the inverse of optional.
+func given(n int64) *int {
+	if n < 0 {
+		return nil
+	}
+	return new(int(n))
 }
 
 func (t tokens) mac(body []byte) []byte {

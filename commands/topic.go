@@ -29,11 +29,17 @@ type Subscription struct {
 	QueueTenantID string `json:"queueTenantId"`
 	// CreatedAtMs and ChangedAtMs are as in Topic.
 	CreatedAtMs, ChangedAtMs int64 `json:"-"`
+
+	// how is what handlerConfig says about deliveries, once the state was read.
+	how deliveryConfig
 }
 
 // QueueName is the queue as its subscriber names it: another tenant's is
 // <tenant id>:<name>.
 func (s Subscription) QueueName() string { return queueRef(s.TenantID, s.QueueTenantID, s.Queue) }
+
+// Group is the consumer group's name within the topic, as deliveries have it.
+func (s Subscription) Group() string { return s.group() }
 
 // group is the consumer group's name within the topic: tenants' groups are their own,
 // whatever they are called.
@@ -66,6 +72,9 @@ func DecodeSubscription(state []byte) (any, error) {
 	var s Subscription
 	if err := json.Unmarshal(state, &s); err != nil {
 		return nil, fmt.Errorf("subscription state: %w", err)
+	}
+	if h, err := parseHandler(s.Config.HandlerConfig, false); err == nil {
+		s.how = h.deliveryConfig
 	}
 	return s, nil
 }

@@ -62,6 +62,9 @@ func decideUpdateSubscription(s Subscription, c UpdateSubscription) (events.Subs
 	v.unchanged(e.SubscriptionType, c.SubscriptionType, "subscriptionType")
 	v.unchanged(e.OffsetResetPolicy, c.OffsetResetPolicy, "offsetResetPolicy")
 	v.subscription(e)
+	if c.Status != nil {
+		v.oneOf(e.Status, "status", StatusActive, StatusPaused)
+	}
 	return e, v.refusal()
 }
 
@@ -70,6 +73,9 @@ func decideUpdateSubscription(s Subscription, c UpdateSubscription) (events.Subs
 func (d *Dispatcher) UpdateSubscription(ctx context.Context, caller Caller, cmd UpdateSubscription) (Subscription, Receipt, error) {
 	return d.onSubscription(ctx, caller, cmd.SubscriptionID, cmd.IfVersion, func(s Subscription) (events.SubscriptionConfig, events.Event, error) {
 		config, err := decideUpdateSubscription(s, cmd)
+		if err == nil {
+			err = d.checkChanged(ctx, caller, s, config)
+		}
 		return config, events.SubscriptionUpdated{SubscriptionConfig: config}, err
 	})
 }

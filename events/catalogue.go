@@ -20,11 +20,23 @@ const (
 	KindSubscriptionUpdated Kind = "subscription.updated"
 	KindSubscriptionPaused  Kind = "subscription.paused"
 	KindSubscriptionResumed Kind = "subscription.resumed"
+	KindSubscriptionStopped Kind = "subscription.stopped"
+	KindSubscriptionSought  Kind = "subscription.sought"
 	KindSubscriptionDeleted Kind = "subscription.deleted"
+	KindScheduleCreated     Kind = "schedule.created"
+	KindSchedulePaused      Kind = "schedule.paused"
+	KindScheduleResumed     Kind = "schedule.resumed"
+	KindScheduleDeleted     Kind = "schedule.deleted"
 	KindMessagePublished    Kind = "message.published"
+	KindMessageScheduled    Kind = "message.scheduled"
+	KindMessageReleased     Kind = "message.released"
+	KindMessageCancelled    Kind = "message.cancelled"
 	KindMessageConsumed     Kind = "message.consumed"
 	KindMessageFailed       Kind = "message.failed"
 	KindMessageDeadLettered Kind = "message.dead_lettered"
+	KindMessageFiltered     Kind = "message.filtered"
+	KindMessageExpired      Kind = "message.expired"
+	KindMessageRedriven     Kind = "message.redriven"
 )
 
 // Event is one fact of the catalogue. The interface is sealed: the types below
@@ -69,6 +81,8 @@ type (
 	Discarded struct {
 		// Groups is how many messages each consumer group had not settled.
 		Groups map[string]int64 `json:"groups,omitempty"`
+		// Scheduled is how many messages were waiting to be released.
+		Scheduled int64 `json:"scheduled,omitempty"`
 		// From is the entry of the log (ms-seq) from which on messages may be
 		// concerned; empty where there are none.
 		From string `json:"from,omitempty"`
@@ -105,12 +119,31 @@ type (
 		MaxRetryAttempts    int             `json:"maxRetryAttempts"`
 		RetryDelayMs        int             `json:"retryDelayMs"`
 		MessageFilter       json.RawMessage `json:"messageFilter,omitempty"`
-		Status              string          `json:"status"`
+		// SecretGeneration counts how often a webhook's secret was rotated, and
+		// OldSecretUntilMs is until when the one before signs too, in ms since 1970.
+		SecretGeneration int    `json:"secretGeneration,omitempty"`
+		OldSecretUntilMs int64  `json:"oldSecretUntilMs,omitempty"`
+		Status           string `json:"status"`
 	}
 
 	// SubscriptionCreated says that a consumer group member was registered on a
 	// topic with this configuration.
-	SubscriptionCreated struct{ SubscriptionConfig }
+	SubscriptionCreated struct {
+		SubscriptionConfig
+
+		Joined Joined `json:"joined,omitzero"`
+	}
+
+	// Joined is what a subscription found of its consumer group. The log completes it
+	// in the same step that appends the event.
+	Joined struct {
+		// Group is the group's name, as deliveries have it.
+		Group string `json:"group"`
+		// Began says that the group began with this subscription, and Backlog how
+		// many earlier messages it is to get.
+		Began   bool  `json:"began,omitempty"`
+		Backlog int64 `json:"backlog,omitempty"`
+	}
 
 	// SubscriptionUpdated says that a subscription has this configuration from now
 	// on.
@@ -121,6 +154,37 @@ type (
 	SubscriptionPaused struct {
 		SubscriptionID string `json:"subscriptionId"`
 		TopicID        string `json:"topicId"`
+		// Reason is why the service paused it by itself.
+		Reason string `json:"reason,omitempty"`
+	}
+
+	// SubscriptionStopped says that a subscription gets no messages because its
+	// consumer said that it is gone.
+	SubscriptionStopped struct {
+		SubscriptionID string `json:"subscriptionId"`
+		TopicID        string `json:"topicId"`
+		Reason         string `json:"reason"`
+	}
+
+	// SubscriptionSought says that a subscription's consumer group goes on from
+	// another place: what it had not settled is replaced by what stands there.
+	SubscriptionSought struct {
+		SubscriptionID string `json:"subscriptionId"`
+		TopicID        string `json:"topicId"`
+		// To is earliest, latest, a time (RFC 3339) or an offset.
+		To    string `json:"to"`
+		Moved Moved  `json:"moved"`
+	}
+
+	// Moved is how a consumer group's place changed. The log completes it in the same
+	// step that appends the event.
+	Moved struct {
+		Group string `json:"group"`
+		// Before and After are how many messages the group had not settled.
+		Before int64 `json:"before"`
+		After  int64 `json:"after"`
+		// Older says that messages were asked for that are kept in history alone.
+		Older bool `json:"older,omitempty"`
 	}
 
 	// SubscriptionResumed says that a paused subscription gets messages again.
@@ -137,6 +201,47 @@ type (
 		ConsumerGroup  string    `json:"consumerGroup"`
 		ConsumerName   string    `json:"consumerName"`
 		Discarded      Discarded `json:"discarded"`
+	}
+
+	// ScheduleConfig is a recurring schedule, whole: what it publishes and when.
+	ScheduleConfig struct {
+		ScheduleID string `json:"scheduleId"`
+		TopicID    string `json:"topicId"`
+		Name       string `json:"name"`
+		// Cron has the five fields of crontab(5), in TimeZone (IANA name).
+		Cron          string            `json:"cron"`
+		TimeZone      string            `json:"timeZone"`
+		Key           string            `json:"key,omitempty"`
+		Headers       map[string]string `json:"headers,omitempty"`
+		ContentType   string            `json:"contentType,omitempty"`
+		CorrelationID string            `json:"correlationId,omitempty"`
+		TTLMs         *int64            `json:"ttlMs,omitempty"`
+		// Sealed says that Payload is encrypted.
+		Sealed  bool            `json:"sealed,omitempty"`
+		Payload json.RawMessage `json:"payload"`
+		Status  string          `json:"status"`
+	}
+
+	// ScheduleCreated says that messages are published regularly from now on.
+	ScheduleCreated struct{ ScheduleConfig }
+
+	// SchedulePaused says that a schedule publishes nothing until it is resumed.
+	SchedulePaused struct {
+		ScheduleID string `json:"scheduleId"`
+		TopicID    string `json:"topicId"`
+	}
+
+	// ScheduleResumed says that a schedule publishes again. What was due meanwhile
+	// is not made up for.
+	ScheduleResumed struct {
+		ScheduleID string `json:"scheduleId"`
+		TopicID    string `json:"topicId"`
+	}
+
+	// ScheduleDeleted says that a schedule is gone.
+	ScheduleDeleted struct {
+		ScheduleID string `json:"scheduleId"`
+		TopicID    string `json:"topicId"`
 	}
 
 	// MessagePublished says that a message was accepted. Offset is given by the
@@ -158,9 +263,38 @@ type (
 		// when it is not.
 		Sealed     bool  `json:"sealed,omitempty"`
 		PlainBytes int64 `json:"plainBytes,omitempty"`
+		// MaxRetryAttempts and RetryDelayMs override those of subscriptions.
+		MaxRetryAttempts *int `json:"maxRetryAttempts,omitempty"`
+		RetryDelayMs     *int `json:"retryDelayMs,omitempty"`
+		// ScheduleID is the recurring schedule that published it.
+		ScheduleID string `json:"scheduleId,omitempty"`
 		// Payload is the producer's JSON, byte for byte.
 		Payload json.RawMessage `json:"payload"`
 		Offset  int64           `json:"offset"`
+	}
+
+	// MessageScheduled says that a message was accepted, to be published at a later
+	// time. Its Offset is none yet.
+	MessageScheduled struct {
+		MessagePublished
+
+		// ReleaseAtMs is that time, in ms since 1970 by the log's clock. The log gives
+		// it where the message is to be delayed.
+		ReleaseAtMs int64 `json:"releaseAtMs"`
+	}
+
+	// MessageReleased says that a scheduled message was published: its time has come.
+	MessageReleased struct {
+		MessageID string `json:"messageId"`
+		TopicID   string `json:"topicId"`
+		Partition int    `json:"partition"`
+		Offset    int64  `json:"offset"`
+	}
+
+	// MessageCancelled says that a scheduled message will not be published.
+	MessageCancelled struct {
+		MessageID string `json:"messageId"`
+		TopicID   string `json:"topicId"`
 	}
 
 	// Delivery identifies one attempt to have one message processed by one
@@ -175,6 +309,9 @@ type (
 		Offset         int64  `json:"offset"`
 		// Attempt counts from 1 and never repeats for a message and a group.
 		Attempt int `json:"attempt"`
+		// AttemptsBefore is where this count stood when the message was last redriven,
+		// replayed or sought: retries are counted from there.
+		AttemptsBefore int `json:"attemptsBefore,omitempty"`
 		// LeasedAtMs is when the consumer got the message, in ms since 1970, by
 		// the log's clock.
 		LeasedAtMs int64 `json:"leasedAtMs"`
@@ -183,6 +320,9 @@ type (
 	// MessageConsumed says that a consumer acknowledged a delivery.
 	MessageConsumed struct {
 		Delivery
+
+		// StatusCode is what a webhook answered.
+		StatusCode int `json:"statusCode,omitempty"`
 	}
 
 	// MessageFailed says that a delivery failed and will be tried again
@@ -193,6 +333,7 @@ type (
 		// Reason is one of the Reason constants.
 		Reason       string `json:"reason"`
 		Error        string `json:"error,omitempty"`
+		StatusCode   int    `json:"statusCode,omitempty"`
 		RetryDelayMs int64  `json:"retryDelayMs"`
 	}
 
@@ -202,8 +343,46 @@ type (
 		Delivery
 
 		// Reason is one of the Reason constants.
-		Reason string `json:"reason"`
-		Error  string `json:"error,omitempty"`
+		Reason     string `json:"reason"`
+		Error      string `json:"error,omitempty"`
+		StatusCode int    `json:"statusCode,omitempty"`
+	}
+
+	// MessageFiltered says that a message did not pass a subscription's filter: its
+	// consumer group is done with it. Nobody has seen it.
+	MessageFiltered struct {
+		Delivery
+
+		// Why is what the filter found, and Version the subscription's version that
+		// had it.
+		Why     string `json:"why"`
+		Version int64  `json:"version"`
+	}
+
+	// MessageExpired says that a message's time was over before a consumer group
+	// got it: the group is done with it.
+	MessageExpired struct {
+		Delivery
+
+		// ExpiredAtMs is when it was over, in ms since 1970.
+		ExpiredAtMs int64 `json:"expiredAtMs"`
+	}
+
+	// MessageRedriven says that a message that a consumer group was done with comes to
+	// it once more.
+	MessageRedriven struct {
+		MessageID      string `json:"messageId"`
+		TopicID        string `json:"topicId"`
+		SubscriptionID string `json:"subscriptionId"`
+		ConsumerGroup  string `json:"consumerGroup"`
+		Partition      int    `json:"partition"`
+		Offset         int64  `json:"offset"`
+		// Attempt is the number of the next attempt.
+		Attempt int `json:"attempt"`
+		// DeadLetters is how many dead letters of the group it takes back, and JobID
+		// the job that did it.
+		DeadLetters int64  `json:"deadLetters,omitempty"`
+		JobID       string `json:"jobId,omitempty"`
 	}
 )
 
@@ -217,6 +396,8 @@ const (
 	ReasonReleased = "released"
 	// ReasonUnreadable is a message whose payload cannot be decrypted.
 	ReasonUnreadable = "unreadable"
+	// ReasonWebhook is a webhook that did not answer 2xx in time.
+	ReasonWebhook = "webhook"
 )
 
 func (TopicCreated) Kind() Kind        { return KindTopicCreated }
@@ -232,6 +413,18 @@ func (MessagePublished) Kind() Kind    { return KindMessagePublished }
 func (MessageConsumed) Kind() Kind     { return KindMessageConsumed }
 func (MessageFailed) Kind() Kind       { return KindMessageFailed }
 func (MessageDeadLettered) Kind() Kind { return KindMessageDeadLettered }
+func (SubscriptionStopped) Kind() Kind { return KindSubscriptionStopped }
+func (SubscriptionSought) Kind() Kind  { return KindSubscriptionSought }
+func (ScheduleCreated) Kind() Kind     { return KindScheduleCreated }
+func (SchedulePaused) Kind() Kind      { return KindSchedulePaused }
+func (ScheduleResumed) Kind() Kind     { return KindScheduleResumed }
+func (ScheduleDeleted) Kind() Kind     { return KindScheduleDeleted }
+func (MessageScheduled) Kind() Kind    { return KindMessageScheduled }
+func (MessageReleased) Kind() Kind     { return KindMessageReleased }
+func (MessageCancelled) Kind() Kind    { return KindMessageCancelled }
+func (MessageFiltered) Kind() Kind     { return KindMessageFiltered }
+func (MessageExpired) Kind() Kind      { return KindMessageExpired }
+func (MessageRedriven) Kind() Kind     { return KindMessageRedriven }
 
 func (TopicCreated) sealed()        {}
 func (TopicUpdated) sealed()        {}
@@ -246,6 +439,18 @@ func (MessagePublished) sealed()    {}
 func (MessageConsumed) sealed()     {}
 func (MessageFailed) sealed()       {}
 func (MessageDeadLettered) sealed() {}
+func (SubscriptionStopped) sealed() {}
+func (SubscriptionSought) sealed()  {}
+func (ScheduleCreated) sealed()     {}
+func (SchedulePaused) sealed()      {}
+func (ScheduleResumed) sealed()     {}
+func (ScheduleDeleted) sealed()     {}
+func (MessageScheduled) sealed()    {}
+func (MessageReleased) sealed()     {}
+func (MessageCancelled) sealed()    {}
+func (MessageFiltered) sealed()     {}
+func (MessageExpired) sealed()      {}
+func (MessageRedriven) sealed()     {}
 
 // Decode reads the JSON of an event of the given kind. Unknown fields are
 // ignored, so that an older program can read a newer history; an unknown kind is
@@ -278,6 +483,30 @@ func Decode(kind Kind, data []byte) (Event, error) {
 		return decode[MessageFailed](kind, data)
 	case KindMessageDeadLettered:
 		return decode[MessageDeadLettered](kind, data)
+	case KindSubscriptionStopped:
+		return decode[SubscriptionStopped](kind, data)
+	case KindSubscriptionSought:
+		return decode[SubscriptionSought](kind, data)
+	case KindScheduleCreated:
+		return decode[ScheduleCreated](kind, data)
+	case KindSchedulePaused:
+		return decode[SchedulePaused](kind, data)
+	case KindScheduleResumed:
+		return decode[ScheduleResumed](kind, data)
+	case KindScheduleDeleted:
+		return decode[ScheduleDeleted](kind, data)
+	case KindMessageScheduled:
+		return decode[MessageScheduled](kind, data)
+	case KindMessageReleased:
+		return decode[MessageReleased](kind, data)
+	case KindMessageCancelled:
+		return decode[MessageCancelled](kind, data)
+	case KindMessageFiltered:
+		return decode[MessageFiltered](kind, data)
+	case KindMessageExpired:
+		return decode[MessageExpired](kind, data)
+	case KindMessageRedriven:
+		return decode[MessageRedriven](kind, data)
 	default:
 		return nil, fmt.Errorf("decode event: unknown kind %q", kind)
 	}

@@ -18,6 +18,8 @@ const (
 	headerTraceParent = HeaderReservedPrefix + "traceparent"
 	headerExpiresAtMs = HeaderReservedPrefix + "expires-at-ms"
 	headerSealed      = HeaderReservedPrefix + "sealed"
+	headerMaxRetries  = HeaderReservedPrefix + "max-retry-attempts"
+	headerRetryDelay  = HeaderReservedPrefix + "retry-delay-ms"
 )
 
 // Metadata returns the metadata under which a message waits in its partition's
@@ -42,6 +44,12 @@ func (m DeliveryMeta) AppendPairs(dst []string) []string {
 	if m.Sealed {
 		dst = append(dst, headerSealed, "1")
 	}
+	if m.MaxRetryAttempts != nil {
+		dst = append(dst, headerMaxRetries, strconv.Itoa(*m.MaxRetryAttempts))
+	}
+	if m.RetryDelayMs != nil {
+		dst = append(dst, headerRetryDelay, strconv.Itoa(*m.RetryDelayMs))
+	}
 	return dst
 }
 
@@ -58,6 +66,13 @@ func ParseDeliveryMeta(md map[string]string) (DeliveryMeta, error) {
 		}
 		m.ExpiresAtMs = ms
 	}
+	var err error
+	if m.MaxRetryAttempts, err = optionalInt(md, headerMaxRetries); err != nil {
+		return DeliveryMeta{}, err
+	}
+	if m.RetryDelayMs, err = optionalInt(md, headerRetryDelay); err != nil {
+		return DeliveryMeta{}, err
+	}
 	for key := range md {
 		if strings.HasPrefix(key, HeaderReservedPrefix) {
 			delete(md, key)
@@ -65,4 +80,16 @@ func ParseDeliveryMeta(md map[string]string) (DeliveryMeta, error) {
 	}
 	m.Headers = md
 	return m, nil
+}
+
+func optionalInt(md map[string]string, header string) (*int, error) {
+	text, given := md[header]
+	if !given {
+		return nil, nil //nolint:nilnil // nil is none
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, fmt.Errorf("delivery metadata: %s: %w", header, err)
+	}
+	return &n, nil
 }

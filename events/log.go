@@ -41,9 +41,29 @@ type Append struct {
 	// Group is the consumer group that a subscription event concerns, as deliveries
 	// name it (see LeaseRequest.Group).
 	Group string
+	// Push says that a created subscription's messages are pushed to its consumer.
+	Push bool
+	// NextMs is a schedule's next tick in ms since 1970, 0 for none; DelayMs is for how
+	// long a message is to be delayed, where it has no time of its own.
+	NextMs, DelayMs int64
+	// ReleaseID becomes the id of the event of a scheduled message's release.
+	ReleaseID string
+	// Forward says that a dead letter is to be published to another queue.
+	Forward bool
+	// Redrive is what comes to a group once more, for redriven messages.
+	Redrive Redrive
 	// Atomic is set on consecutive appends that enter together or not at all.
 	// Published messages of one shard only.
 	Atomic bool
+}
+
+// Redrive is a message as it was published, for a consumer group that gets it again.
+type Redrive struct {
+	Meta     DeliveryMeta
+	Payload  []byte
+	Position Position
+	// AttemptsBefore is as in [Delivery].
+	AttemptsBefore int
 }
 
 // Guard is what must still hold at the moment of the append; the zero Guard asks
@@ -53,6 +73,9 @@ type Guard struct {
 	TopicVersion int64
 	// SubscriptionVersion is the version of the subscription that the event changes.
 	SubscriptionVersion int64
+	// ScheduleID and ScheduleVersion are the schedule that the event changes.
+	ScheduleID      string
+	ScheduleVersion int64
 	// Lease is the delivery that must still be leased.
 	Lease Lease
 }
@@ -91,6 +114,8 @@ const (
 	StatusAborted
 	// StatusFull: the queue holds as many unconsumed messages as it may.
 	StatusFull
+	// StatusNotScheduled: no message of that id waits to be released.
+	StatusNotScheduled
 )
 
 // Outcome is what became of one append.
@@ -133,40 +158,59 @@ func (f Frame) Join(value string) []byte {
 	return fmt.Appendf(nil, "%s%s%s%s}", f.Head, f.Payload, f.Tail, value)
 }
 
+// Tails of the events that the log completes: the name of their last field.
 var (
-	frameTail = []byte(`,"offset":`)
-	// discardedTail follows events that discard; their last field is that.
-	discardedTail = []byte(`,"discarded":`)
+	tailOffset    = []byte(`,"offset":`)
+	tailReleaseAt = []byte(`,"offset":0,"releaseAtMs":`)
+	tailDiscarded = []byte(`,"discarded":`)
+	tailJoined    = []byte(`,"joined":`)
+	tailMoved     = []byte(`,"moved":`)
 )
 
 // Encode returns an event's JSON as a [Frame].
 func Encode(e Event) (Frame, error) {
-	published, ok := e.(MessagePublished)
-	if !ok {
+	switch e := e.(type) {
+	case MessagePublished:
+		return encodeMessage(e, tailOffset)
+	case MessageScheduled:
+		return encodeMessage(e.MessagePublished, tailReleaseAt)
+	case MessageReleased:
+		return encodeUpTo(e, tailOffset)
+	case TopicPurged, TopicDeleted, SubscriptionDeleted:
+		return encodeUpTo(e, tailDiscarded)
+	case SubscriptionCreated:
+		return encodeUpTo(e, tailJoined)
+	case SubscriptionSought:
+		return encodeUpTo(e, tailMoved)
+	default:
 		data, err := marshal(e)
-		if _, ok := e.(discarding); err != nil || !ok {
-			return Frame{Head: data}, err
-		}
-		head, _, _ := bytes.Cut(data, discardedTail)
-		return Frame{Head: head, Tail: discardedTail}, nil
+		return Frame{Head: data}, err
 	}
-	payload := published.Payload
-	if len(payload) == 0 {
-		return Frame{}, errors.New("encode event message.published: no payload")
-	}
-	head, err := appendPublished(make([]byte, 0, publishedHeadBytes), published)
+}
+
+// encodeUpTo encodes an event up to its last field, which the log gives.
+func encodeUpTo(e Event, tail []byte) (Frame, error) {
+	data, err := marshal(e)
 	if err != nil {
 		return Frame{}, err
 	}
-	return Frame{Head: head, Payload: payload, Tail: frameTail}, nil
+	end := bytes.LastIndex(data, tail)
+	if end < 0 {
+		end = len(data) - 1 // it was left out
+	}
+	return Frame{Head: data[:end], Tail: tail}, nil
 }
 
-// discarding are the events of which the log says what they discarded.
-type discarding interface{ discards() Discarded }
-
-func (e TopicPurged) discards() Discarded         { return e.Discarded }
-func (e TopicDeleted) discards() Discarded        { return e.Discarded }
-func (e SubscriptionDeleted) discards() Discarded { return e.Discarded }
+func encodeMessage(e MessagePublished, tail []byte) (Frame, error) {
+	if len(e.Payload) == 0 {
+		return Frame{}, errors.New("encode message: no payload")
+	}
+	head, err := appendPublished(make([]byte, 0, publishedHeadBytes), e)
+	if err != nil {
+		return Frame{}, err
+	}
+	return Frame{Head: head, Payload: e.Payload, Tail: tail}, nil
+}
 
 // publishedHeadBytes is room for what most heads hold.
 const publishedHeadBytes = 512
@@ -199,6 +243,13 @@ func appendPublished(b []byte, e MessagePublished) ([]byte, error) {
 	if e.PlainBytes != 0 {
 		b = strconv.AppendInt(append(b, `,"plainBytes":`...), e.PlainBytes, 10)
 	}
+	if e.MaxRetryAttempts != nil {
+		b = strconv.AppendInt(append(b, `,"maxRetryAttempts":`...), int64(*e.MaxRetryAttempts), 10)
+	}
+	if e.RetryDelayMs != nil {
+		b = strconv.AppendInt(append(b, `,"retryDelayMs":`...), int64(*e.RetryDelayMs), 10)
+	}
+	b = appendOptional(b, `,"scheduleId":`, e.ScheduleID)
 	return append(b, `,"payload":`...), nil
 }
 

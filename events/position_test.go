@@ -92,6 +92,18 @@ func TestRefsNameWhatAnEventIsAbout(t *testing.T) {
 		KindMessageConsumed:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 		KindMessageFailed:       {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 		KindMessageDeadLettered: {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
+		KindSubscriptionStopped: {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindSubscriptionSought:  {TopicID: topicID, SubscriptionID: subscriptionID},
+		KindScheduleCreated:     {TopicID: topicID},
+		KindSchedulePaused:      {TopicID: topicID},
+		KindScheduleResumed:     {TopicID: topicID},
+		KindScheduleDeleted:     {TopicID: topicID},
+		KindMessageScheduled:    {TopicID: topicID, MessageID: messageID},
+		KindMessageReleased:     {TopicID: topicID, MessageID: messageID},
+		KindMessageCancelled:    {TopicID: topicID, MessageID: messageID},
+		KindMessageFiltered:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
+		KindMessageExpired:      {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
+		KindMessageRedriven:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 	}
 	require.Len(t, of, len(kinds(t)))
 	for name, e := range examples() {

@@ -158,6 +158,30 @@ func RefsOf(e Event) Refs {
 		return e.refs()
 	case MessageDeadLettered:
 		return e.refs()
+	case MessageFiltered:
+		return e.refs()
+	case MessageExpired:
+		return e.refs()
+	case SubscriptionStopped:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case SubscriptionSought:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+	case ScheduleCreated:
+		return Refs{TopicID: e.TopicID}
+	case SchedulePaused:
+		return Refs{TopicID: e.TopicID}
+	case ScheduleResumed:
+		return Refs{TopicID: e.TopicID}
+	case ScheduleDeleted:
+		return Refs{TopicID: e.TopicID}
+	case MessageScheduled:
+		return Refs{TopicID: e.TopicID, MessageID: e.MessageID}
+	case MessageReleased:
+		return Refs{TopicID: e.TopicID, MessageID: e.MessageID}
+	case MessageCancelled:
+		return Refs{TopicID: e.TopicID, MessageID: e.MessageID}
+	case MessageRedriven:
+		return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID, MessageID: e.MessageID}
 	}
 	panic(fmt.Sprintf("event %T is not in the catalogue", e))
 }

@@ -43,6 +43,9 @@ type LeaseRequest struct {
 	BytesMax    int
 	// For is how long the messages are leased.
 	For time.Duration
+	// Ordered says that of one key no message is leased while the group has not
+	// settled the one before.
+	Ordered bool
 }
 
 // Leased is a message in a consumer's hands.
@@ -53,6 +56,8 @@ type Leased struct {
 	Partition int
 	Offset    int64
 	Attempt   int
+	// AttemptsBefore is as in [Delivery].
+	AttemptsBefore int
 	// Position is where the message's publishing stands in the log.
 	Position   Position
 	LeasedAtMs int64
@@ -81,6 +86,26 @@ type DeliveryMeta struct {
 	TraceParent   string
 	ExpiresAtMs   int64
 	// Sealed says that the payload is encrypted.
-	Sealed  bool
-	Headers map[string]string
+	Sealed bool
+	// MaxRetryAttempts and RetryDelayMs are as in [MessagePublished].
+	MaxRetryAttempts, RetryDelayMs *int
+	Headers                        map[string]string
+}
+
+// DueTick is a tick of a recurring schedule whose time has come.
+type DueTick struct {
+	ScheduleID string
+	// TickMs is that time, in ms since 1970.
+	TickMs int64
+	// State is the schedule's, as [Append.State] gave it.
+	State []byte
+}
+
+// DueForward is a dead letter that is still to be published to another queue.
+type DueForward struct {
+	// Member names it, to say that it is done.
+	Member string
+	// Event is what made it a dead letter, and Message the message.
+	Event   MessageDeadLettered
+	Message Leased
 }

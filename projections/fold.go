@@ -20,6 +20,7 @@ func fold(records []events.Record) (changes, error) {
 	c := changes{
 		byMessage: map[string]*messageChange{}, bySubscription: map[string]int{},
 		changedTopics: map[string]*topicRow{}, changedSubscriptions: map[string]*subscriptionChange{},
+		topicCounts: map[string]*topicCount{}, groupCounts: map[groupKey]*groupCount{}, changedSchedules: map[string]scheduleChange{},
 	}
 	for i := range records {
 		if err := c.apply(records[i]); err != nil {
@@ -36,54 +37,112 @@ func (c *changes) apply(r events.Record) error {
 	case events.TopicUpdated:
 		c.updateTopic(r, e.TopicConfig)
 	case events.TopicPurged:
+		c.discard(e.TopicID, e.Discarded)
+		c.purgeRedriven(e.TopicID, e.Discarded)
 		return c.purge(r, e.TopicID, e.Discarded)
 	case events.TopicDeleted:
+		c.purgeRedriven(e.TopicID, e.Discarded)
 		return c.deleteTopic(r, e)
 	case events.SubscriptionCreated:
 		c.subscriptions = append(c.subscriptions, newSubscription(r, e.SubscriptionConfig))
+		c.join(e.TopicID, e.Joined)
 	case events.SubscriptionUpdated:
 		c.changeSubscription(r, e.SubscriptionID, &e.SubscriptionConfig, e.Status)
 	case events.SubscriptionPaused:
 		c.changeSubscription(r, e.SubscriptionID, nil, statusPaused)
 	case events.SubscriptionResumed:
 		c.changeSubscription(r, e.SubscriptionID, nil, statusActive)
+	case events.SubscriptionStopped:
+		c.changeSubscription(r, e.SubscriptionID, nil, statusStopped)
+	case events.SubscriptionSought:
+		c.changeSubscription(r, e.SubscriptionID, nil, "")
+		c.seek(e.TopicID, e.Moved)
 	case events.SubscriptionDeleted:
-		c.deleteSubscription(e.SubscriptionID)
-	case events.MessagePublished:
-		return c.publish(r, e)
-	case events.MessageConsumed:
-		m := c.message(e.MessageID)
-		m.rise(statusConsumed, e.Attempt-1)
-		if m.consumedAt.IsZero() {
-			m.consumedAt = r.Position.Time()
-		}
-		c.consumedBy(e.SubscriptionID, r.Position.Time())
-		c.attempt(r, e.Delivery, attemptSucceeded, "", "", time.Time{})
-	case events.MessageFailed:
-		c.message(e.MessageID).rise(statusFailed, e.Attempt)
-		c.attempt(r, e.Delivery, attemptRetrying, e.Reason, e.Error, r.Position.Time().Add(time.Duration(e.RetryDelayMs)*time.Millisecond))
-	case events.MessageDeadLettered:
-		c.message(e.MessageID).rise(statusDeadLetter, e.Attempt-1)
-		c.attempt(r, e.Delivery, attemptFailed, e.Reason, e.Error, time.Time{})
+		c.deleteSubscription(e)
+	case events.ScheduleCreated:
+		at := r.Position.Time()
+		c.schedules = append(c.schedules, &scheduleRow{ScheduleConfig: e.ScheduleConfig, tenantID: r.TenantID, at: at, changedAt: at, version: r.Version})
+	case events.SchedulePaused:
+		c.changeSchedule(r, e.ScheduleID, statusPaused)
+	case events.ScheduleResumed:
+		c.changeSchedule(r, e.ScheduleID, statusActive)
+	case events.ScheduleDeleted:
+		c.deleteSchedule(e.ScheduleID)
+	case events.MessagePublished, events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageConsumed,
+		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
+		return c.applyMessage(r)
 	}
 	return nil
 }
 
+// applyMessage is apply for what happens to messages.
+func (c *changes) applyMessage(r events.Record) error {
+	switch e := r.Event.(type) {
+	case events.MessagePublished:
+		return c.publish(r, e)
+	case events.MessageScheduled:
+		return c.schedule(r, e)
+	case events.MessageReleased:
+		c.release(r, e)
+	case events.MessageCancelled:
+		c.cancel(e)
+	case events.MessageConsumed:
+		c.consume(r, e)
+	case events.MessageFailed:
+		c.message(e.MessageID).rise(statusFailed, e.Attempt)
+		c.attempt(r, e.Delivery, attemptRetrying, settled{
+			reason: e.Reason, errorText: e.Error, statusCode: e.StatusCode, retryAt: r.Position.Time().Add(time.Duration(e.RetryDelayMs) * time.Millisecond),
+		})
+	case events.MessageDeadLettered:
+		c.deadLettered(r, e)
+	case events.MessageFiltered:
+		c.of(e.Delivery).filtered++
+	case events.MessageExpired:
+		c.message(e.MessageID).rise(statusExpired, 0)
+		c.of(e.Delivery).expired++
+	case events.MessageRedriven:
+		c.redrive(r, e)
+	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicDeleted, events.SubscriptionCreated,
+		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionStopped, events.SubscriptionSought,
+		events.SubscriptionDeleted, events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted:
+	}
+	return nil
+}
+
+func (c *changes) consume(r events.Record, e events.MessageConsumed) {
+	m := c.message(e.MessageID)
+	m.rise(statusConsumed, e.Attempt-1)
+	if m.consumedAt.IsZero() {
+		m.consumedAt = r.Position.Time()
+	}
+	c.consumedBy(e.SubscriptionID, r.Position.Time())
+	c.attempt(r, e.Delivery, attemptSucceeded, settled{statusCode: e.StatusCode})
+	c.of(e.Delivery).consumed++
+}
+
 func (c *changes) publish(r events.Record, e events.MessagePublished) error {
+	row, err := newMessage(r, e)
+	if err != nil {
+		return err
+	}
+	c.published = append(c.published, row)
+	c.byMessage[e.MessageID] = &row.messageChange
+	c.topicCount(e.TopicID).published++
+	return nil
+}
+
+func newMessage(r events.Record, e events.MessagePublished) (*messageRow, error) {
 	headers := json.RawMessage("{}")
 	if len(e.Headers) > 0 {
 		var err error
 		if headers, err = json.Marshal(e.Headers); err != nil {
-			return fmt.Errorf("headers: %w", err)
+			return nil, fmt.Errorf("headers: %w", err)
 		}
 	}
-	row := &messageRow{
+	return &messageRow{
 		MessagePublished: e, messageChange: messageChange{messageID: e.MessageID, status: statusPublished},
 		tenantID: r.TenantID, publishedAt: r.Position.Time(), headers: headers, shard: r.Shard, position: r.Position,
-	}
-	c.published = append(c.published, row)
-	c.byMessage[e.MessageID] = &row.messageChange
-	return nil
+	}, nil
 }
 
 // message returns the change of a message, which an earlier batch published
@@ -107,17 +166,30 @@ func (c *changes) consumedBy(subscriptionID string, at time.Time) {
 	c.lastConsumed = append(c.lastConsumed, lastConsumed{subscriptionID: subscriptionID, at: at})
 }
 
-func (c *changes) attempt(r events.Record, d events.Delivery, status, reason, errorText string, retryAt time.Time) {
+// settled is how an attempt ended.
+type settled struct {
+	reason, errorText string
+	statusCode        int
+	// retryAt is zero where there is no retry.
+	retryAt time.Time
+}
+
+func (c *changes) attempt(r events.Record, d events.Delivery, status string, s settled) {
 	c.consumptions = append(c.consumptions, consumptionRow{
-		Delivery: d, id: AttemptID(d.SubscriptionID, d.MessageID, d.Attempt), tenantID: r.TenantID,
-		status: status, reason: reason, errorText: errorText, at: r.Position.Time(), retryAt: retryAt,
+		Delivery: d, settled: s, id: AttemptID(d), tenantID: r.TenantID, status: status, at: r.Position.Time(),
 	})
 }
 
 // AttemptID is the id of a consumption record: the same for the same subscription,
-// message and attempt, on every fold.
-func AttemptID(subscriptionID, messageID string, attempt int) string {
-	return uuid.NewSHA1(attemptNamespace, []byte(subscriptionID+"/"+messageID+"/"+strconv.Itoa(attempt))).String()
+// message and attempt, on every fold. What its attempts are counted from is part of it,
+// so that it is one although a message is replayed while an earlier delivery of it is
+// still under way.
+func AttemptID(d events.Delivery) string {
+	name := d.SubscriptionID + "/" + d.MessageID + "/" + strconv.Itoa(d.Attempt)
+	if d.AttemptsBefore > 0 {
+		name += "/" + strconv.Itoa(d.AttemptsBefore)
+	}
+	return uuid.NewSHA1(attemptNamespace, []byte(name)).String()
 }
 
 // traceID is the second field of a W3C traceparent.

@@ -33,10 +33,16 @@ func (c *changes) deleteTopic(r events.Record, e events.TopicDeleted) error {
 	row.Status, row.archived, row.changedAt, row.version = statusArchived, true, r.Position.Time(), r.Version
 	c.subscriptions = slices.DeleteFunc(c.subscriptions, func(s *subscriptionRow) bool { return s.TopicID == e.TopicID })
 	c.endedTopics = append(c.endedTopics, e.TopicID)
+	c.endTopicGroups(e.TopicID)
 	return c.purge(r, e.TopicID, e.Discarded)
 }
 
-func (c *changes) deleteSubscription(id string) {
+func (c *changes) deleteSubscription(e events.SubscriptionDeleted) {
+	id := e.SubscriptionID
+	// Only a group's last subscription discards what the group had.
+	for group := range e.Discarded.Groups {
+		c.endGroup(e.TopicID, group)
+	}
 	c.subscriptions = slices.DeleteFunc(c.subscriptions, func(s *subscriptionRow) bool { return s.SubscriptionID == id })
 	c.endedSubscriptions = append(c.endedSubscriptions, id)
 }
@@ -64,7 +70,7 @@ func (c *changes) changeSubscription(r events.Record, id string, config *events.
 			if config != nil {
 				row.SubscriptionConfig = *config
 			}
-			row.Status, row.changedAt, row.version = status, at, r.Version
+			row.Status, row.changedAt, row.version = or(status, row.Status), at, r.Version
 			return
 		}
 	}
@@ -76,7 +82,14 @@ func (c *changes) changeSubscription(r events.Record, id string, config *events.
 	if config != nil {
 		change.config = config
 	}
-	change.status, change.at, change.version = status, at, r.Version
+	change.status, change.at, change.version = or(status, change.status), at, r.Version
+}
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
 }
 
 // clockSkewMax is how far the clocks of instances and of the log may be apart.

@@ -96,6 +96,15 @@ func (a *array) int32(n int) {
 	a.buf = binary.BigEndian.AppendUint32(a.buf, uint32(n)) //nolint:gosec // checked by whoever made the event
 }
 
+// int32OrNull adds NULL for 0.
+func (a *array) int32OrNull(n int) {
+	if n == 0 {
+		a.null()
+		return
+	}
+	a.int32(n)
+}
+
 func (a *array) int16(n int) {
 	a.length(2)
 	a.buf = binary.BigEndian.AppendUint16(a.buf, uint16(n)) //nolint:gosec // a shard

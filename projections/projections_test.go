@@ -90,7 +90,7 @@ func TestWhatBecomesOfAMessage(t *testing.T) {
 	require.Len(t, attempts, 2)
 	first, second := attempts[0], attempts[1]
 	require.Equal(t, []string{"retrying", "busy"}, []string{first.Status, first.Error})
-	require.Equal(t, AttemptID(h.subs[0].SubscriptionID, m.MessageID, 1), first.ID)
+	require.Equal(t, AttemptID(events.Delivery{SubscriptionID: h.subs[0].SubscriptionID, MessageID: m.MessageID, Attempt: 1}), first.ID)
 	require.Equal(t, int(failed.Ms()-leased.Ms()), first.TookMs)
 	require.WithinDuration(t, leased.Time(), first.ConsumedAt, 0)
 	require.WithinDuration(t, failed.Time(), first.ProcessedAt, 0)

@@ -2,17 +2,22 @@ package projections
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/tallymq/tallymq/events"
 )
 
 // Statuses of message_records. They only rise, in this order, whichever consumer
-// group comes first: message_status_rank in the schema is the same order.
+// group comes first, until the message is redriven: message_status_rank in the schema is
+// the same order.
 const (
+	statusScheduled  = "scheduled"
 	statusPublished  = "published"
 	statusFailed     = "failed"
 	statusPurged     = "purged"
+	statusCancelled  = "cancelled"
+	statusExpired    = "expired"
 	statusConsumed   = "consumed"
 	statusDeadLetter = "dead_letter"
 )
@@ -21,6 +26,7 @@ const (
 const (
 	statusActive   = "active"
 	statusPaused   = "paused"
+	statusStopped  = "stopped"
 	statusArchived = "archived"
 )
 
@@ -32,19 +38,9 @@ const (
 )
 
 func statusRank(status string) int {
-	switch status {
-	case statusPublished:
-		return 1
-	case statusFailed:
-		return 2
-	case statusPurged:
-		return 3
-	case statusConsumed:
-		return 4
-	case statusDeadLetter:
-		return 5
-	}
-	return 0
+	return slices.Index([]string{
+		"", statusScheduled, statusPublished, statusFailed, statusPurged, statusCancelled, statusExpired, statusConsumed, statusDeadLetter,
+	}, status)
 }
 
 // changes is what a batch of records does to the read tables.
@@ -67,6 +63,15 @@ type changes struct {
 	consumptions []consumptionRow
 	// lastConsumed is by subscription, in order of first appearance.
 	lastConsumed []lastConsumed
+
+	topicCounts map[string]*topicCount
+	groupCounts map[groupKey]*groupCount
+	deadLetters []deadLetter
+	revivals    []revival
+	// schedules are new ones, changedSchedules and endedSchedules earlier ones.
+	schedules        []*scheduleRow
+	changedSchedules map[string]scheduleChange
+	endedSchedules   []string
 
 	byMessage      map[string]*messageChange
 	bySubscription map[string]int
@@ -94,7 +99,7 @@ type subscriptionRow struct {
 }
 
 // subscriptionChange is what becomes of an earlier subscription: another
-// configuration, or nil and another status.
+// configuration, or nil and another status, which is empty where it stays.
 type subscriptionChange struct {
 	id      string
 	config  *events.SubscriptionConfig
@@ -118,6 +123,9 @@ type messageRow struct {
 
 	tenantID    string
 	publishedAt time.Time
+	// isScheduled says that it was not published at once.
+	isScheduled bool
+	scheduledAt time.Time
 	headers     json.RawMessage
 	shard       int
 	position    events.Position
@@ -130,7 +138,17 @@ type messageChange struct {
 	retryCount int
 	// consumedAt is the first acknowledgement's time, zero for none.
 	consumedAt time.Time
+	// restarted says that status and what came before no longer counts. topicID is known
+	// where it is set.
+	restarted bool
+	topicID   string
+	// releasedAt is when a scheduled message was published, at offset; zero for none.
+	releasedAt time.Time
+	offset     int64
 }
+
+// restart forgets what has become of a message: it is to be tried again.
+func (c *messageChange) restart() { c.status, c.restarted = statusFailed, true }
 
 // rise moves a message's state up, never down.
 func (c *messageChange) rise(status string, retryCount int) {
@@ -142,14 +160,13 @@ func (c *messageChange) rise(status string, retryCount int) {
 
 type consumptionRow struct {
 	events.Delivery
+	settled
 
-	id        string
-	tenantID  string
-	status    string
-	reason    string
-	errorText string
-	// at is when the attempt was settled; retryAt is zero where there is no retry.
-	at, retryAt time.Time
+	id       string
+	tenantID string
+	status   string
+	// at is when the attempt was settled.
+	at time.Time
 }
 
 type lastConsumed struct {

@@ -148,6 +148,10 @@ func historyStatement(shard int, records []events.Record) (statement, error) {
 // [Verify] applies the same statements to tables of its own.
 func (c *changes) statements() ([]statement, error) {
 	var out []statement
+	// Purges are of earlier messages: what the batch says of them comes on top.
+	for _, p := range c.purges {
+		out = append(out, p.statement())
+	}
 	for _, part := range []struct {
 		rows int
 		make func() (statement, error)
@@ -155,7 +159,13 @@ func (c *changes) statements() ([]statement, error) {
 		// What ends and changes comes first: new rows may take names that it leaves.
 		{len(c.changedTopics), c.updateTopics},
 		{len(c.endedTopics), c.deleteTopicSubscriptions},
+		{len(c.endedTopics), c.deleteTopicCounts},
+		{len(c.endedTopics), c.deleteTopicGroups},
+		{len(c.endedTopics), c.deleteTopicLetters},
+		{len(c.endedTopics), c.deleteTopicSchedules},
 		{len(c.endedSubscriptions), c.deleteSubscriptions},
+		{len(c.endedSchedules), c.deleteSchedules},
+		{len(c.changedSchedules), c.updateSchedules},
 		{len(c.changedSubscriptions), c.updateSubscriptions},
 		{len(c.topics), c.insertTopics},
 		{len(c.subscriptions), c.insertSubscriptions},
@@ -163,6 +173,16 @@ func (c *changes) statements() ([]statement, error) {
 		{len(c.touched), c.updateMessages},
 		{len(c.consumptions), c.insertConsumptions},
 		{len(c.lastConsumed), c.updateLastConsumed},
+		{len(c.schedules), c.insertSchedules},
+		// The batch's own dead letters are of groups as they began anew.
+		{len(c.revivals), c.deleteRevived},
+		{len(c.groupCounts), c.deleteGroupLetters},
+		{len(c.deadLetters), c.insertDeadLetters},
+		// Groups begin from what the batch found.
+		{len(c.groupCounts), c.deleteGroups},
+		{len(c.groupCounts), c.beginGroups},
+		{len(c.topicCounts), c.countTopics},
+		{len(c.groupCounts), c.countGroups},
 	} {
 		if part.rows == 0 {
 			continue
@@ -171,10 +191,9 @@ func (c *changes) statements() ([]statement, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, s)
-	}
-	for _, p := range c.purges {
-		out = append(out, p.statement())
+		if s.sql != "" {
+			out = append(out, s)
+		}
 	}
 	return out, nil
 }
@@ -266,9 +285,9 @@ func (c *changes) insertSubscriptions() (statement, error) {
 
 const insertMessages = `
 INSERT INTO message_records (message_id, id, topic_id, tenant_id, message_key, correlation_id, headers, payload, payload_size, content_type, partition_id,
-    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position, sealed)
+    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position, sealed, scheduled_at)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::int[], $10::text[], $11::int[],
-    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::boolean[])`
+    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::boolean[], $23::timestamptz[])`
 
 func (c *changes) insertMessages() (statement, error) {
 	cols := columns{rows: len(c.published)}
@@ -276,6 +295,7 @@ func (c *changes) insertMessages() (statement, error) {
 	headers, payloads, sizes, types, partitions, offsets := cols.jsonb(), cols.payload(), cols.int32(), cols.text(), cols.int32(), cols.int64()
 	statuses, retries, published, consumed, expires := cols.text(), cols.int32(), cols.time(), cols.time(), cols.time()
 	producers, traces, shards, positions, sealed := cols.text(), cols.text(), cols.int16(), cols.int64(), cols.boolean()
+	scheduled := cols.time()
 	for _, m := range c.published {
 		if err := errors.Join(ids.uuid(m.messageID), topics.uuid(m.TopicID), tenants.uuid(m.tenantID)); err != nil {
 			return statement{}, fmt.Errorf("message %s: %w", m.messageID, err)
@@ -292,16 +312,21 @@ func (c *changes) insertMessages() (statement, error) {
 		sizes.int32(size)
 		types.text(m.ContentType)
 		partitions.int32(m.Partition)
-		offsets.int64(m.Offset)
+		if m.isScheduled && m.releasedAt.IsZero() {
+			offsets.null()
+		} else {
+			offsets.int64(max(m.Offset, m.offset)) // one of them is not given
+		}
 		statuses.text(m.status)
 		retries.int32(m.retryCount)
-		published.time(m.publishedAt)
+		published.time(later(m.publishedAt, m.releasedAt))
 		consumed.time(m.consumedAt)
 		if m.TTLMs > 0 {
-			expires.time(m.publishedAt.Add(time.Duration(m.TTLMs) * time.Millisecond))
+			expires.time(later(m.publishedAt, m.scheduledAt).Add(time.Duration(m.TTLMs) * time.Millisecond))
 		} else {
 			expires.null()
 		}
+		scheduled.time(m.scheduledAt)
 		producers.textOrNull(m.ProducerID)
 		traces.textOrNull(traceID(m.TraceParent))
 		shards.int16(m.shard)
@@ -311,23 +336,36 @@ func (c *changes) insertMessages() (statement, error) {
 	return cols.statement(insertMessages), nil
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // The bounds are for the planner: it looks at no partition outside them.
 const updateMessages = `
 UPDATE message_records m SET
-    status = CASE WHEN message_status_rank(u.status) > message_status_rank(m.status) THEN u.status ELSE m.status END,
-    retry_count = greatest(m.retry_count, u.retry_count), consumed_at = coalesce(m.consumed_at, u.consumed_at)
-FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[]) AS u(message_id, status, retry_count, consumed_at)
-WHERE m.message_id = u.message_id AND m.message_id BETWEEN $5::text AND $6::text`
+    status = CASE WHEN u.restarted OR message_status_rank(u.status) > message_status_rank(m.status) THEN u.status ELSE m.status END,
+    retry_count = greatest(m.retry_count, u.retry_count), consumed_at = coalesce(m.consumed_at, u.consumed_at),
+    published_at = coalesce(m.published_at, u.released_at), offset_value = CASE WHEN u.released_at IS NULL THEN m.offset_value ELSE u.offset_value END
+FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[], $5::boolean[], $6::timestamptz[], $7::bigint[])
+  AS u(message_id, status, retry_count, consumed_at, restarted, released_at, offset_value)
+WHERE m.message_id = u.message_id AND m.message_id BETWEEN $8::text AND $9::text`
 
 func (c *changes) updateMessages() (statement, error) {
 	cols := columns{rows: len(c.touched)}
 	ids, statuses, retries, consumed := cols.text(), cols.text(), cols.int32(), cols.time()
+	restarted, released, offsets := cols.boolean(), cols.time(), cols.int64()
 	least, greatest := c.touched[0].messageID, c.touched[0].messageID
 	for _, m := range c.touched {
 		ids.text(m.messageID)
 		statuses.text(m.status)
 		retries.int32(m.retryCount)
 		consumed.time(m.consumedAt)
+		restarted.bool(m.restarted)
+		released.time(m.releasedAt)
+		offsets.int64(m.offset)
 		least, greatest = min(least, m.messageID), max(greatest, m.messageID)
 	}
 	return cols.statement(updateMessages, []byte(least), []byte(greatest)), nil
@@ -335,15 +373,15 @@ func (c *changes) updateMessages() (statement, error) {
 
 const insertConsumptions = `
 INSERT INTO consumption_records (message_id, id, subscription_id, tenant_id, consumer_instance, partition_id, offset_value, status, processing_time_ms,
-    error_message, retry_count, consumed_at, processed_at, next_retry_at, attempt, reason)
+    error_message, retry_count, consumed_at, processed_at, next_retry_at, attempt, reason, status_code)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::int[], $7::bigint[], $8::text[], $9::int[], $10::text[], $11::int[],
-    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::int[], $16::text[])`
+    $12::timestamptz[], $13::timestamptz[], $14::timestamptz[], $15::int[], $16::text[], $17::int[])`
 
 func (c *changes) insertConsumptions() (statement, error) {
 	cols := columns{rows: len(c.consumptions)}
 	messages, ids, subscriptions, tenants, consumers, partitions := cols.text(), cols.uuid(), cols.uuid(), cols.uuid(), cols.text(), cols.int32()
 	offsets, statuses, took, errorTexts, retries := cols.int64(), cols.text(), cols.int32(), cols.text(), cols.int32()
-	consumed, processed, retryAt, attempts, reasons := cols.time(), cols.time(), cols.time(), cols.int32(), cols.text()
+	consumed, processed, retryAt, attempts, reasons, codes := cols.time(), cols.time(), cols.time(), cols.int32(), cols.text(), cols.int32()
 	for _, r := range c.consumptions {
 		if err := errors.Join(ids.uuid(r.id), subscriptions.uuid(r.SubscriptionID), tenants.uuid(r.tenantID)); err != nil {
 			return statement{}, fmt.Errorf("attempt %s: %w", r.id, err)
@@ -361,6 +399,7 @@ func (c *changes) insertConsumptions() (statement, error) {
 		retryAt.time(r.retryAt)
 		attempts.int32(r.Attempt)
 		reasons.textOrNull(r.reason)
+		codes.int32OrNull(r.statusCode)
 	}
 	return cols.statement(insertConsumptions), nil
 }

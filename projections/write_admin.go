@@ -69,7 +69,7 @@ UPDATE message_subscriptions s SET
     dead_letter_queue = CASE WHEN u.whole THEN u.dead_letter_queue ELSE s.dead_letter_queue END,
     max_retry_attempts = coalesce(u.max_retry_attempts, s.max_retry_attempts), retry_delay_ms = coalesce(u.retry_delay_ms, s.retry_delay_ms),
     message_filter = CASE WHEN u.whole THEN u.message_filter ELSE s.message_filter END,
-    status = u.status, updated_at = u.at, version = u.version
+    status = coalesce(u.status, s.status), updated_at = u.at, version = u.version
 FROM unnest($1::uuid[], $2::boolean[], $3::int[], $4::int[], $5::int[], $6::jsonb[], $7::text[], $8::int[], $9::int[], $10::jsonb[], $11::text[],
     $12::timestamptz[], $13::bigint[])
   AS u(id, whole, max_poll_records, session_timeout_ms, heartbeat_interval_ms, handler_config, dead_letter_queue, max_retry_attempts,
@@ -87,7 +87,7 @@ func (c *changes) updateSubscriptions() (statement, error) {
 			return statement{}, fmt.Errorf("subscription %s: %w", s.id, err)
 		}
 		whole.bool(s.config != nil)
-		statuses.text(s.status)
+		statuses.textOrNull(s.status)
 		at.time(s.at)
 		versions.int64(s.version)
 		if s.config == nil {

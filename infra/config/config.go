@@ -4,12 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
+	"net/netip"
 	"net/url"
 	"os"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -35,6 +34,13 @@ const (
 	LongPollsMax       = 1_000_000
 	ConnectionsMax     = 1_000_000
 	HealthSecondsMax   = 3600
+	PullMessagesMax    = 1000
+	// ConcurrentConsumersMax bounds requests to one webhook, per instance.
+	ConcurrentConsumersMax = 64
+	ProcessingTimeoutMin   = 1000
+	ProcessingTimeoutMax   = 60_000
+	// AllowedNetworksMax is how many networks WEBHOOK_ALLOWED_NETWORKS has at most.
+	AllowedNetworksMax = 100
 	// fileBytesMax bounds a NAME_FILE.
 	fileBytesMax = 64 << 10
 )
@@ -92,17 +98,15 @@ type Config struct {
 	IsMetricsEnabled bool `env:"METRICS_ENABLED" envDefault:"true"`
 	// HealthSeconds is how often the components' health is looked at.
 	HealthSeconds int64 `env:"HEALTH_CHECK_INTERVAL" envDefault:"30"`
-
-	// Unused are variables of the contract that are set and that this version
-	// does not act on.
-	Unused []string `env:"-"`
-}
-
-// later are variables of the contract that this version does not act on. Those
-// that would protect something are refused: a protection that is asked for and
-// missing must not go unnoticed.
-var later = map[string]bool{ //nolint:gochecknoglobals // constant
-	"MESSAGE_BATCH_SIZE": false, "MAX_CONCURRENT_CONSUMERS": false, "PROCESSING_TIMEOUT_MS": false,
+	// PullMessages is how many messages a pull asks for that does not say.
+	PullMessages int `env:"MESSAGE_BATCH_SIZE" envDefault:"50"`
+	// ConcurrentConsumers is how many requests to a webhook are under way at once, and
+	// ProcessingTimeoutMs how long it may take to answer, unless its subscription says.
+	ConcurrentConsumers int `env:"MAX_CONCURRENT_CONSUMERS" envDefault:"5"`
+	ProcessingTimeoutMs int `env:"PROCESSING_TIMEOUT_MS" envDefault:"15000"`
+	// WebhookAllow are networks that webhooks may be in although they are private, such
+	// as 10.1.0.0/16, separated by commas.
+	WebhookAllow string `env:"WEBHOOK_ALLOWED_NETWORKS"`
 }
 
 // Load reads an environment as os.Environ returns it.
@@ -118,15 +122,6 @@ func Load(environ []string) (Config, error) {
 	}
 	if len(errs) == 0 {
 		errs = cfg.check()
-	}
-	for _, name := range slices.Sorted(maps.Keys(later)) {
-		switch {
-		case values[name] == "":
-		case later[name]:
-			errs = append(errs, fmt.Errorf("%s: this version does not act on it yet; unset it", name))
-		default:
-			cfg.Unused = append(cfg.Unused, name)
-		}
 	}
 	return cfg, errors.Join(errs...)
 }
@@ -167,16 +162,11 @@ func expand(environ []string) (map[string]string, []error) {
 	return values, errs
 }
 
-// names are all variables, those of later versions included.
+// names are all variables.
 func names() []string {
 	var out []string
 	for f := range reflect.TypeFor[Config]().Fields() {
-		if name := f.Tag.Get("env"); name != "-" {
-			out = append(out, name)
-		}
-	}
-	for name := range later {
-		out = append(out, name)
+		out = append(out, f.Tag.Get("env"))
 	}
 	return out
 }
@@ -214,6 +204,9 @@ func (c *Config) check() []error {
 	between("LONG_POLLS", int64(c.LongPolls), 1, LongPollsMax)
 	between("MAX_CONNECTIONS", int64(c.Connections), 1, ConnectionsMax)
 	between("HEALTH_CHECK_INTERVAL", c.HealthSeconds, 1, HealthSecondsMax)
+	between("MESSAGE_BATCH_SIZE", int64(c.PullMessages), 1, PullMessagesMax)
+	between("MAX_CONCURRENT_CONSUMERS", int64(c.ConcurrentConsumers), 1, ConcurrentConsumersMax)
+	between("PROCESSING_TIMEOUT_MS", int64(c.ProcessingTimeoutMs), ProcessingTimeoutMin, ProcessingTimeoutMax)
 	between("RETENTION_DAYS", int64(c.RetentionDays), 0, RetentionDaysMax)
 	return append(errs, c.checkTexts()...)
 }
@@ -251,6 +244,9 @@ func (c *Config) checkTexts() []error {
 	if !canonicalUUID.MatchString(c.PlatformTenant) {
 		errs = append(errs, errors.New("PLATFORM_TENANT_ID: must be a UUID in lower case"))
 	}
+	if _, err := c.AllowedNetworks(); err != nil {
+		errs = append(errs, err)
+	}
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
 		errs = append(errs, errors.New("LOG_LEVEL: must be one of debug, info, warn, error"))
@@ -271,6 +267,27 @@ func (c *Config) Serving() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// AllowedNetworks is WEBHOOK_ALLOWED_NETWORKS.
+func (c *Config) AllowedNetworks() ([]netip.Prefix, error) {
+	var allowed []netip.Prefix
+	if c.WebhookAllow == "" {
+		return nil, nil
+	}
+	for text := range strings.SplitSeq(c.WebhookAllow, ",") {
+		prefix, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || prefix != prefix.Masked() || len(allowed) == AllowedNetworksMax {
+			return nil, fmt.Errorf("WEBHOOK_ALLOWED_NETWORKS: allowed: at most %d networks such as 10.1.0.0/16, separated by commas", AllowedNetworksMax)
+		}
+		allowed = append(allowed, prefix)
+	}
+	return allowed, nil
+}
+
+// ProcessingTimeout is PROCESSING_TIMEOUT_MS.
+func (c *Config) ProcessingTimeout() time.Duration {
+	return time.Duration(c.ProcessingTimeoutMs) * time.Millisecond
 }
 
 // Issuer is what tokens must say in iss.

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +19,7 @@ func TestDefaultsAreTheContracts(t *testing.T) {
 		Shards: 4, AckTimeoutMs: 5000, RetentionDays: 30, LogLevel: "info", AuthAudience: "tallymq",
 		PlatformTenant: "00000000-0000-0000-0000-000000000000", TenantRequests: 5000, TenantBytes: 64 << 20,
 		TenantLongPolls: 1000, LongPolls: 5000, Connections: 10_000, IsMetricsEnabled: true, HealthSeconds: 30,
+		PullMessages: 50, ConcurrentConsumers: 5, ProcessingTimeoutMs: 15_000,
 	}, cfg)
 	require.ErrorContains(t, cfg.Serving(), "DATABASE_URL")
 	require.ErrorContains(t, cfg.Serving(), "REDIS_URL")
@@ -52,6 +55,11 @@ func TestErrorsNameTheVariableAndTheLimit(t *testing.T) {
 		{"MAX_CONNECTIONS=0", "MAX_CONNECTIONS: is 0; allowed: 1"},
 		{"METRICS_ENABLED=perhaps", "METRICS_ENABLED: must be true or false"},
 		{"HEALTH_CHECK_INTERVAL=0", "HEALTH_CHECK_INTERVAL: is 0; allowed: 1 to 3600"},
+		{"MESSAGE_BATCH_SIZE=0", "MESSAGE_BATCH_SIZE: is 0; allowed: 1 to 1000"},
+		{"MAX_CONCURRENT_CONSUMERS=65", "MAX_CONCURRENT_CONSUMERS: is 65; allowed: 1 to 64"},
+		{"PROCESSING_TIMEOUT_MS=999", "PROCESSING_TIMEOUT_MS: is 999; allowed: 1000 to 60000"},
+		{"WEBHOOK_ALLOWED_NETWORKS=10.0.0.1/8", "WEBHOOK_ALLOWED_NETWORKS: allowed: at most 100 networks"},
+		{"WEBHOOK_ALLOWED_NETWORKS=" + strings.Repeat("10.0.0.0/8,", 100) + "10.0.0.0/8", "at most 100 networks"},
 		{"DATABASE_URL_FILE=/nowhere/at/all", "DATABASE_URL_FILE: "},
 	} {
 		_, err := Load([]string{tc.entry})
@@ -83,9 +91,11 @@ func TestAnyNameMayBeAFile(t *testing.T) {
 	require.ErrorContains(t, err, "allowed: 65536")
 }
 
-func TestWhatIsNotActedOnIsNamed(t *testing.T) {
+func TestNetworksOfWebhooks(t *testing.T) {
 	t.Parallel()
-	cfg, err := Load([]string{"MESSAGE_BATCH_SIZE=5"})
+	cfg, err := Load([]string{"WEBHOOK_ALLOWED_NETWORKS=10.1.0.0/16, fd00::/8"})
 	require.NoError(t, err)
-	require.Equal(t, []string{"MESSAGE_BATCH_SIZE"}, cfg.Unused)
+	allowed, err := cfg.AllowedNetworks()
+	require.NoError(t, err)
+	require.Equal(t, []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/8")}, allowed)
 }

@@ -275,10 +275,10 @@ func TestWhatAGroupLeftDueIsVoidForTheNextOne(t *testing.T) {
 	require.Len(t, leased, 2)
 	s := b.log.shards[topic.shard]
 	require.Eventually(t, func() bool {
-		b.log.moveDue(t.Context(), topic.shard, s, func(_ context.Context, _ int, expired []events.ExpiredLease) error {
+		b.log.moveDue(t.Context(), topic.shard, s, DueWork{Expired: func(_ context.Context, _ int, expired []events.ExpiredLease) error {
 			t.Error("a lease of the group before it ran out", expired)
 			return nil
-		})
+		}})
 		return b.client.ZCard(t.Context(), s.keys.due()).Val() == 2 // the new leases
 	}, 10*time.Second, 5*time.Millisecond)
 	require.Empty(t, b.client.Keys(t.Context(), b.prefix+"*parked:*").Val())

@@ -158,6 +158,98 @@ func (l *Log) Subscription(ctx context.Context, id string) (*events.Aggregate, e
 	return a, err
 }
 
+// Schedule returns a recurring schedule by id, whoever's it is, or
+// events.ErrNoAggregate. It is not cached: few ask.
+func (l *Log) Schedule(ctx context.Context, id string) (*events.Aggregate, error) {
+	return l.find(ctx, "schedule", id, keys.schedule, l.cfg.DecodeSchedule)
+}
+
+// ScheduledTopic returns the topic on which a message waits to be released, and its
+// shard, or events.ErrNoAggregate.
+func (l *Log) ScheduledTopic(ctx context.Context, messageID string) (topicID string, shardNo int, err error) {
+	found := make([]*goredis.StringCmd, len(l.shards))
+	_, err = l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		for n, s := range l.shards {
+			found[n] = p.HGet(ctx, s.keys.scheduled(), messageID)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, goredis.Nil) {
+		return "", 0, fmt.Errorf("look for scheduled message: %w", err)
+	}
+	for n, cmd := range found {
+		if id := cmd.Val(); id != "" {
+			return id, n, nil
+		}
+	}
+	return "", 0, events.ErrNoAggregate
+}
+
+// Pushed returns the ids of all subscriptions whose messages are pushed.
+func (l *Log) Pushed(ctx context.Context) ([]string, error) {
+	found := make([]*goredis.StringSliceCmd, len(l.shards))
+	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		for n, s := range l.shards {
+			found[n] = p.SMembers(ctx, s.keys.push())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list pushed subscriptions: %w", err)
+	}
+	var ids []string
+	for _, cmd := range found {
+		ids = append(ids, cmd.Val()...)
+	}
+	return ids, nil
+}
+
+// Changed returns a channel that is closed when a topic or a subscription changes, or
+// may have changed while nobody listened.
+func (l *Log) Changed() <-chan struct{} { return l.changed.wait() }
+
+// Subscriptions returns a topic's subscriptions, whoever's they are, in one round trip.
+func (l *Log) Subscriptions(ctx context.Context, shardNo int, topicID string) ([]*events.Aggregate, error) {
+	k := l.shards[shardNo].keys
+	ids, err := l.client.HVals(ctx, k.subscriptions(topicID)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("subscriptions of topic %s: %w", topicID, err)
+	}
+	found := make([]*goredis.SliceCmd, len(ids))
+	_, err = l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
+		for i, id := range ids {
+			found[i] = p.HMGet(ctx, k.subscription(id), "v", "s", "c", "u")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("subscriptions of topic %s: %w", topicID, err)
+	}
+	var all []*events.Aggregate
+	for i, cmd := range found {
+		a, err := decodeAggregate(ids[i], shardNo, cmd.Val(), l.cfg.DecodeSubscription)
+		if errors.Is(err, events.ErrNoAggregate) {
+			continue // it went meanwhile
+		}
+		if err != nil {
+			return nil, fmt.Errorf("subscriptions of topic %s: %w", topicID, err)
+		}
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// ReserveAttempt returns a number that no attempt of a group had, and from which those
+// of messages that come to it once more may be counted: nobody else gets it.
+func (l *Log) ReserveAttempt(ctx context.Context, shardNo int, topicID, group string) (int64, error) {
+	k := l.shards[shardNo].keys
+	n, err := reserveScript.Run(ctx, l.client, []string{k.topic(topicID)}, "am:"+group).Int64()
+	if err != nil {
+		return 0, fmt.Errorf("reserve an attempt: %w", err)
+	}
+	return n, nil
+}
+
 // Forget drops an aggregate from the cache, for a caller that was told it is
 // stale.
 func (l *Log) Forget(id string) { l.aggregates.drop(id) }

@@ -34,7 +34,7 @@ func TestWhatIsDueMovesInBoundedSteps(t *testing.T) {
 	}
 	left := func() int64 { return b.client.ZCard(t.Context(), due).Val() }
 	require.Equal(t, int64(count), left())
-	none := func(context.Context, int, []events.ExpiredLease) error { return nil }
+	none := DueWork{}
 	more, err := b.log.moveDueOnce(t.Context(), topic.shard, b.log.shards[topic.shard], none)
 	require.NoError(t, err)
 	require.True(t, more)
@@ -48,7 +48,7 @@ func TestWhatIsDueMovesInBoundedSteps(t *testing.T) {
 		n += len(some)
 	}
 	steps, handed := 0, 0
-	b.log.moveDue(t.Context(), topic.shard, b.log.shards[topic.shard], func(_ context.Context, _ int, expired []events.ExpiredLease) error {
+	b.log.moveDue(t.Context(), topic.shard, b.log.shards[topic.shard], DueWork{Expired: func(_ context.Context, _ int, expired []events.ExpiredLease) error {
 		for _, x := range expired {
 			require.Empty(t, x.Payload)
 			require.Equal(t, 2, x.Attempt)
@@ -56,7 +56,7 @@ func TestWhatIsDueMovesInBoundedSteps(t *testing.T) {
 		}
 		steps, handed = steps+1, handed+len(expired)
 		return nil
-	})
+	}})
 	require.Equal(t, count, handed)
 	require.Equal(t, 2, steps)
 }
@@ -79,10 +79,10 @@ func TestALeaseThatRanOutCannotBeExtended(t *testing.T) {
 	s := b.log.shards[topic.shard]
 	handed := 0
 	require.Eventually(t, func() bool {
-		b.log.moveDue(t.Context(), topic.shard, s, func(_ context.Context, _ int, expired []events.ExpiredLease) error {
+		b.log.moveDue(t.Context(), topic.shard, s, DueWork{Expired: func(_ context.Context, _ int, expired []events.ExpiredLease) error {
 			handed += len(expired)
 			return nil
-		})
+		}})
 		return handed == 1
 	}, 10*time.Second, time.Millisecond)
 	_, held, err := b.log.Extend(t.Context(), topic.shard, topic.id, "g", req.SubscriptionID,
@@ -109,10 +109,10 @@ func TestALeaseThatRanOutIsHandedOutUntilItIsDecided(t *testing.T) {
 	s := b.log.shards[topic.shard]
 	var handed []events.ExpiredLease
 	due := func() {
-		b.log.moveDue(t.Context(), topic.shard, s, func(_ context.Context, _ int, expired []events.ExpiredLease) error {
+		b.log.moveDue(t.Context(), topic.shard, s, DueWork{Expired: func(_ context.Context, _ int, expired []events.ExpiredLease) error {
 			handed = append(handed, expired...)
 			return nil
-		})
+		}})
 	}
 	require.Eventually(t, func() bool { due(); return len(handed) == 1 }, 10*time.Second, time.Millisecond)
 	due()

@@ -38,8 +38,6 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 	}
 	var room [48]string // for pairs without headers, so that they need no heap
 	meta := packPairs(a.Meta.AppendPairs(room[:0], a.Event.Kind(), a.TenantID, a.Version))
-	key, fingerprint := l.idempotency(a)
-	ttl := l.cfg.IdempotencyTTL.Milliseconds()
 	c.bytes += len(frame.Head) + len(frame.Payload) + len(meta)
 	if a.Atomic {
 		if _, ok := a.Event.(events.MessagePublished); !ok {
@@ -48,32 +46,90 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 	}
 	switch e := a.Event.(type) {
 	case events.MessagePublished:
-		expires := int64(0)
-		if e.TTLMs > 0 {
-			expires = a.Meta.AcceptedAtMs + e.TTLMs
-		}
-		delivery := packPairs(events.DeliveryMeta{
-			TenantID: a.TenantID, Key: e.Key, ContentType: e.ContentType, CorrelationID: e.CorrelationID,
-			TraceParent: e.TraceParent, ExpiresAtMs: expires, Sealed: e.Sealed, Headers: e.Headers,
-		}.AppendPairs(room[:0]))
-		c.args = append(c.args, "P", e.TopicID, a.Guard.TopicVersion, e.Partition, key, fingerprint, ttl,
-			a.ID, meta, frame.Head, frame.Payload, frame.Tail, delivery)
+		c.args = append(c.args, "P")
+		l.encodePublished(c, a, e, 0, meta, frame)
+	case events.MessageScheduled:
+		return l.encodeScheduled(c, a, e, meta, frame)
+	case events.MessageReleased:
+		return fmt.Errorf("append: %s is appended by the log alone", e.Kind())
 	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
-		events.SubscriptionCreated, events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionDeleted:
+		events.SubscriptionCreated, events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed,
+		events.SubscriptionStopped, events.SubscriptionSought, events.SubscriptionDeleted,
+		events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted:
 		l.encodeAdmin(c, a, meta, frame)
+	case events.MessageCancelled:
+		c.args = append(c.args, "N", e.TopicID, e.MessageID, a.ID, meta, frame.Head)
 	case events.MessageConsumed:
-		l.encodeSettled(c, a, e.Delivery, meta, frame)
+		l.encodeSettled(c, a, "K", e.Delivery, meta, frame)
+	case events.MessageFiltered:
+		l.encodeSettled(c, a, "K", e.Delivery, meta, frame)
+	case events.MessageExpired:
+		l.encodeSettled(c, a, "K", e.Delivery, meta, frame)
 	case events.MessageDeadLettered:
-		l.encodeSettled(c, a, e.Delivery, meta, frame)
+		op := "K"
+		if a.Forward {
+			op = "Z"
+		}
+		l.encodeSettled(c, a, op, e.Delivery, meta, frame)
 	case events.MessageFailed:
 		lease := a.Guard.Lease
 		if delay := time.Duration(e.RetryDelayMs) * time.Millisecond; delay > 0 && (c.dueIn == 0 || delay < c.dueIn) {
 			c.dueIn = delay
 		}
 		c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
-			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), e.MessageID, a.ID, meta, frame.Head)
+			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head)
+	case events.MessageRedriven:
+		l.encodeRedriven(c, a, e, meta, frame)
 	}
 	return nil
+}
+
+// encodePublished adds what publishing and scheduling have in common. Without a time
+// from which the message's life counts it is its acceptance.
+func (l *Log) encodePublished(c *call, a events.Append, e events.MessagePublished, fromMs int64, meta []byte, frame events.Frame) {
+	if fromMs == 0 {
+		fromMs = a.Meta.AcceptedAtMs
+	}
+	expires := int64(0)
+	if e.TTLMs > 0 {
+		expires = fromMs + e.TTLMs
+	}
+	var room [48]string
+	delivery := packPairs(events.DeliveryMeta{
+		TenantID: a.TenantID, Key: e.Key, ContentType: e.ContentType, CorrelationID: e.CorrelationID, TraceParent: e.TraceParent,
+		ExpiresAtMs: expires, Sealed: e.Sealed, Headers: e.Headers, MaxRetryAttempts: e.MaxRetryAttempts, RetryDelayMs: e.RetryDelayMs,
+	}.AppendPairs(room[:0]))
+	key, fingerprint := l.idempotency(a)
+	c.args = append(c.args, e.TopicID, a.Guard.TopicVersion, e.Partition, key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(),
+		a.ID, meta, frame.Head, frame.Payload, frame.Tail, delivery)
+}
+
+// encodeScheduled gives the log the event of the message's release too, which it appends
+// when its time has come.
+func (l *Log) encodeScheduled(c *call, a events.Append, e events.MessageScheduled, meta []byte, frame events.Frame) error {
+	released := events.MessageReleased{MessageID: e.MessageID, TopicID: e.TopicID, Partition: e.Partition}
+	release, err := events.Encode(released)
+	if err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	from := e.ReleaseAtMs
+	if from == 0 {
+		from = a.Meta.AcceptedAtMs + a.DelayMs
+	}
+	c.args = append(c.args, "H")
+	l.encodePublished(c, a, e.MessagePublished, from, meta, frame)
+	releaseMeta := packPairs(events.Meta{Actor: "system", TraceParent: e.TraceParent}.AppendPairs(nil, released.Kind(), a.TenantID, 0))
+	c.args = append(c.args, e.ReleaseAtMs, a.DelayMs, a.ReleaseID, releaseMeta, release.Head, release.Tail)
+	return nil
+}
+
+func (l *Log) encodeRedriven(c *call, a events.Append, e events.MessageRedriven, meta []byte, frame events.Frame) {
+	key, fingerprint := l.idempotency(a)
+	c.bytes += len(a.Redrive.Payload)
+	c.args = append(c.args, "R", e.TopicID, e.ConsumerGroup, e.SubscriptionID, a.Guard.SubscriptionVersion, key, fingerprint,
+		l.cfg.IdempotencyTTL.Milliseconds(), strconv.Itoa(e.Attempt), strconv.Itoa(a.Redrive.AttemptsBefore), e.MessageID,
+		packPairs(a.Redrive.Meta.AppendPairs(nil)), a.Redrive.Payload, entryID(a.Redrive.Position), strconv.FormatInt(e.Offset, 10),
+		strconv.Itoa(e.Partition), a.ID, meta, frame.Head)
 }
 
 // encodeAdmin is encodeOne for the events of topics and subscriptions.
@@ -95,7 +151,8 @@ func (l *Log) encodeAdmin(c *call, a events.Append, meta []byte, frame events.Fr
 			start = "0"
 		}
 		c.args = append(c.args, "S", e.SubscriptionID, a.Version, a.State, e.TopicID, a.Guard.TopicVersion,
-			a.Group, uniqueSubscription(a.Group, e.ConsumerName), start, key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(), a.ID, meta, frame.Head)
+			a.Group, uniqueSubscription(a.Group, e.ConsumerName), start, key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(),
+			flag(a.Push), a.ID, meta, frame.Head, frame.Tail)
 	case events.SubscriptionUpdated:
 		l.encodeChanged(c, a, e.SubscriptionID, e.TopicID, meta, frame)
 	case events.SubscriptionPaused:
@@ -106,8 +163,43 @@ func (l *Log) encodeAdmin(c *call, a events.Append, meta []byte, frame events.Fr
 		c.dueIn = time.Millisecond // what it held is due at once
 		c.args = append(c.args, "W", e.SubscriptionID, a.Guard.SubscriptionVersion, e.TopicID, a.Group,
 			uniqueSubscription(a.Group, e.ConsumerName), a.ID, meta, frame.Head, frame.Tail)
-	case events.MessagePublished, events.MessageConsumed, events.MessageFailed, events.MessageDeadLettered:
+	case events.SubscriptionStopped:
+		l.encodeChanged(c, a, e.SubscriptionID, e.TopicID, meta, frame)
+	case events.SubscriptionSought:
+		to, value := seekTo(e.To)
+		c.args = append(c.args, "G", e.SubscriptionID, a.Guard.SubscriptionVersion, e.TopicID, a.Group, to, value, a.ID, meta, frame.Head, frame.Tail)
+	case events.ScheduleCreated:
+		c.args = append(c.args, "J", e.ScheduleID, a.Version, a.State, e.TopicID, a.Guard.TopicVersion, a.NextMs,
+			key, fingerprint, l.cfg.IdempotencyTTL.Milliseconds(), schedulesMax, a.ID, meta, frame.Head)
+	case events.SchedulePaused, events.ScheduleResumed:
+		c.args = append(c.args, "M", a.Guard.ScheduleID, a.Guard.ScheduleVersion, a.Version, a.State, a.NextMs, a.ID, meta, frame.Head)
+	case events.ScheduleDeleted:
+		c.args = append(c.args, "L", e.ScheduleID, a.Guard.ScheduleVersion, e.TopicID, a.ID, meta, frame.Head)
+	case events.MessagePublished, events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageConsumed,
+		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
 	}
+}
+
+// schedulesMax is how many recurring schedules a queue has at most.
+const schedulesMax = 1000
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// seekTo is where a group is to go on, for the script: what it says, and for a time the
+// ms since 1970, for an offset itself.
+func seekTo(to string) (kind string, value int64) {
+	if n, err := strconv.ParseInt(to, 10, 64); err == nil {
+		return "offset", n
+	}
+	if t, err := time.Parse(time.RFC3339Nano, to); err == nil {
+		return "time", t.UnixMilli()
+	}
+	return to, 0
 }
 
 // encodeChanged is for events that leave a subscription in another state.
@@ -116,10 +208,10 @@ func (l *Log) encodeChanged(c *call, a events.Append, id, topicID string, meta [
 }
 
 // encodeSettled is for events that end a message's life in a group.
-func (l *Log) encodeSettled(c *call, a events.Append, d events.Delivery, meta []byte, frame events.Frame) {
+func (l *Log) encodeSettled(c *call, a events.Append, op string, d events.Delivery, meta []byte, frame events.Frame) {
 	lease := a.Guard.Lease
-	c.args = append(c.args, "K", d.TopicID, d.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
-		d.SubscriptionID, a.ID, meta, frame.Head)
+	c.args = append(c.args, op, d.TopicID, d.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+		d.SubscriptionID, strconv.Itoa(d.AttemptsBefore), a.ID, meta, frame.Head)
 }
 
 // idempotency returns the name under which an append is remembered, empty where the
@@ -134,7 +226,11 @@ func (l *Log) idempotency(a events.Append) (key, fingerprint string) {
 	if e, creates := a.Event.(events.TopicCreated); creates {
 		queue = e.Name
 	}
-	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(a.Event.Kind()) + "\x00" + queue + "\x00" + a.Meta.IdempotencyKey))
+	kind := a.Event.Kind()
+	if kind == events.KindMessageScheduled {
+		kind = events.KindMessagePublished // a message whose time came meanwhile is the same message
+	}
+	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(kind) + "\x00" + queue + "\x00" + a.Meta.IdempotencyKey))
 	return hex.EncodeToString(sum[:]), a.Meta.Fingerprint
 }
 

@@ -23,9 +23,13 @@ func (k keys) subscription(id string) string { return k.prefix + "sub:" + id }
 func (k keys) subscriptions(topicID string) string {
 	return k.prefix + "subs:" + topicID
 }
-func (k keys) folded() string  { return k.prefix + "folded" }
-func (k keys) trimmed() string { return k.prefix + "trimmed" }
-func (k keys) wake() string    { return k.prefix + "wake" }
+func (k keys) schedule(id string) string { return k.prefix + "schedule:" + id }
+func (k keys) scheduled() string         { return k.prefix + "scheduled" }
+func (k keys) outbox() string            { return k.prefix + "outbox" }
+func (k keys) push() string              { return k.prefix + "push" }
+func (k keys) folded() string            { return k.prefix + "folded" }
+func (k keys) trimmed() string           { return k.prefix + "trimmed" }
+func (k keys) wake() string              { return k.prefix + "wake" }
 
 // QueueStream is the key of the stream that holds a topic's partition. Entries
 // are in watermill-redisstream's format, so a stock subscriber can read them.

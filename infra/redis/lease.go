@@ -32,9 +32,12 @@ func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Dura
 	changes := l.hub.changes(p)
 	for {
 		seen := l.hub.seen(p)
-		leased, err := l.leaseNow(ctx, req)
+		leased, more, err := l.leaseNow(ctx, req)
+		if more && len(leased) == 0 && ctx.Err() == nil {
+			continue // all it looked at is held behind other messages
+		}
 		if err != nil || len(leased) > 0 {
-			if errors.Is(err, events.ErrStale) || isFull(req, leased) {
+			if errors.Is(err, events.ErrStale) || more || isFull(req, leased) {
 				l.hub.pass(p)
 			}
 			return leased, err
@@ -65,7 +68,7 @@ func isFull(req events.LeaseRequest, leased []events.Leased) bool {
 	return len(leased) >= req.MessagesMax || bytes >= req.BytesMax
 }
 
-func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error) {
+func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) (leased []events.Leased, more bool, err error) {
 	s := l.shards[req.Shard]
 	// A script that began leasing cannot be called back, so a caller that hangs
 	// up does not cancel it.
@@ -73,28 +76,22 @@ func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) ([]events.L
 	defer cancel()
 	v, err := leaseScript.Run(ctx, l.client, []string{s.keys.due()},
 		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
-		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, leaseStart.Add(1),
+		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, leaseStart.Add(1), flag(req.Ordered), keptPerPartition,
 	).Result()
 	if err != nil {
 		if strings.Contains(err.Error(), "NOGROUP") {
-			return nil, events.ErrStale
+			return nil, false, events.ErrStale
 		}
-		return nil, fmt.Errorf("lease: %w", err)
+		return nil, false, fmt.Errorf("lease: %w", err)
 	}
-	leased, err := l.readLeases(req, v)
-	if err != nil {
-		return nil, err
-	}
-	if len(leased) > 0 {
-		s.nextDue.at(time.Now().Add(req.For))
-	}
-	return leased, nil
+	return l.readLeases(req, v)
 }
 
-// readLeased reads an entry of a partition's stream or of a retry stream.
-func readLeased(stream, entry string, fields []any) (events.Leased, error) {
+// readLeased reads an entry of a partition's stream or of a retry stream. A fresh
+// message's attempts are counted from attemptsBefore.
+func readLeased(stream, entry string, fields []any, attemptsBefore int64) (events.Leased, error) {
 	var r reply
-	m := events.Leased{Attempt: 1}
+	m := events.Leased{Attempt: int(attemptsBefore) + 1, AttemptsBefore: int(attemptsBefore)}
 	var err error
 	fail := func(what string, cause error) {
 		if cause != nil && r.err == nil {
@@ -129,6 +126,8 @@ func readLeased(stream, entry string, fields []any) (events.Leased, error) {
 			m.Partition, err = strconv.Atoi(value)
 		case "att":
 			m.Attempt, err = strconv.Atoi(value)
+		case "base":
+			m.AttemptsBefore, err = strconv.Atoi(value)
 		}
 		fail(name, err)
 	}

@@ -51,6 +51,7 @@ type Config struct {
 	// events.Append.State; the results are cached and must not be changed.
 	DecodeTopic        func(state []byte) (any, error)
 	DecodeSubscription func(state []byte) (any, error)
+	DecodeSchedule     func(state []byte) (any, error)
 	Logger             *slog.Logger
 }
 
@@ -65,8 +66,10 @@ type Log struct {
 	// wakeSilence is the constant, but for tests.
 	wakeSilence time.Duration
 	moved       signal
-	closing     chan struct{}
-	workers     sync.WaitGroup
+	// changed is raised when an aggregate changed.
+	changed signal
+	closing chan struct{}
+	workers sync.WaitGroup
 }
 
 type shard struct {

@@ -81,7 +81,7 @@ func TestFailedMessageComesBackWithTheNextAttempt(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			go b.log.Run(ctx)
-			go b.log.RunDue(ctx, func(context.Context, int, []events.ExpiredLease) error { return nil })
+			go b.log.RunDue(ctx, DueWork{})
 			for attempt := 1; attempt <= 3; attempt++ {
 				leased, err := b.log.Lease(ctx, req, 10*time.Second)
 				require.NoError(t, err)
@@ -113,12 +113,12 @@ func TestExpiredLeaseIsHandedToTheDecider(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	expired := make(chan events.ExpiredLease, 10)
-	go b.log.RunDue(ctx, func(_ context.Context, _ int, list []events.ExpiredLease) error {
+	go b.log.RunDue(ctx, DueWork{Expired: func(_ context.Context, _ int, list []events.ExpiredLease) error {
 		for _, x := range list {
 			expired <- x
 		}
 		return nil
-	})
+	}})
 	x := <-expired
 	require.Equal(t, req.SubscriptionID, x.SubscriptionID)
 	require.Equal(t, req.Consumer, x.Consumer)

@@ -32,29 +32,24 @@ func (l *Log) Resume(ctx context.Context, req events.LeaseRequest) ([]events.Lea
 		}
 		return nil, fmt.Errorf("resume: %w", err)
 	}
-	leased, err := l.readLeases(req, v)
-	if err != nil {
-		return nil, err
-	}
-	if len(leased) > 0 {
-		s.nextDue.at(time.Now().Add(req.For))
-	}
-	return leased, nil
+	leased, _, err := l.readLeases(req, v)
+	return leased, err
 }
 
-// readLeases reads a script's answer {status, now, {{stream, entry id, fields}…}}.
-func (l *Log) readLeases(req events.LeaseRequest, v any) ([]events.Leased, error) {
+// readLeases reads a script's answer {status, now, {{stream, entry id, fields}…},
+// attempts before, 1 for more}, and notes when the leases end.
+func (l *Log) readLeases(req events.LeaseRequest, v any) (leased []events.Leased, more bool, err error) {
 	var r reply
 	answer := r.list(v)
 	status, now := r.int(r.at(answer, 0)), r.int(r.at(answer, 1))
 	if r.err == nil && status != 0 {
-		return nil, events.ErrStale
+		return nil, false, events.ErrStale
 	}
-	items := r.list(r.at(answer, 2))
-	leased := make([]events.Leased, 0, len(items))
+	items, attemptsBefore := r.list(r.at(answer, 2)), r.int(r.at(answer, 3))
+	leased = make([]events.Leased, 0, len(items))
 	for _, item := range items {
 		one := r.list(item)
-		m, err := readLeased(r.str(r.at(one, 0)), r.str(r.at(one, 1)), r.list(r.at(one, 2)))
+		m, err := readLeased(r.str(r.at(one, 0)), r.str(r.at(one, 1)), r.list(r.at(one, 2)), attemptsBefore)
 		if err != nil {
 			// Nothing of ours writes such an entry. It must not keep the others back.
 			l.cfg.Logger.Error("message that cannot be read", "shard", req.Shard, "topic", req.TopicID, "group", req.Group, "error", err)
@@ -63,8 +58,14 @@ func (l *Log) readLeases(req events.LeaseRequest, v any) ([]events.Leased, error
 		m.LeasedAtMs = now
 		leased = append(leased, m)
 	}
-	if r.err != nil {
-		return nil, fmt.Errorf("leases: %w", r.err)
+	if len(answer) > 4 {
+		more = r.int(r.at(answer, 4)) == 1
 	}
-	return leased, nil
+	if r.err != nil {
+		return nil, false, fmt.Errorf("leases: %w", r.err)
+	}
+	if len(leased) > 0 {
+		l.shards[req.Shard].nextDue.at(time.Now().Add(req.For))
+	}
+	return leased, more, nil
 }

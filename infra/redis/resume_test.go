@@ -136,10 +136,10 @@ func TestResumeOfALeaseThatRanOut(t *testing.T) {
 			s := b.log.shards[topic.shard]
 			var handed []events.ExpiredLease
 			require.Eventually(t, func() bool {
-				b.log.moveDue(t.Context(), topic.shard, s, func(_ context.Context, _ int, expired []events.ExpiredLease) error {
+				b.log.moveDue(t.Context(), topic.shard, s, DueWork{Expired: func(_ context.Context, _ int, expired []events.ExpiredLease) error {
 					handed = append(handed, expired...)
 					return nil
-				})
+				}})
 				return len(handed) == 1
 			}, 10*time.Second, time.Millisecond)
 			require.Equal(t, "x|", topic.due(t)[0][:2])

@@ -7,6 +7,9 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
+//go:embed scripts/common.lua
+var commonSource string
+
 //go:embed scripts/append.lua
 var appendSource string
 
@@ -22,6 +25,9 @@ var extendSource string
 //go:embed scripts/due.lua
 var dueSource string
 
+//go:embed scripts/tick.lua
+var tickSource string
+
 //go:embed scripts/trim.lua
 var trimSource string
 
@@ -32,14 +38,17 @@ var stateSource string
 var lagSource string
 
 var (
-	appendScript = goredis.NewScript(appendSource)
-	leaseScript  = goredis.NewScript(leaseSource)
-	resumeScript = goredis.NewScript(resumeSource)
+	appendScript = goredis.NewScript(commonSource + appendSource)
+	leaseScript  = goredis.NewScript(commonSource + leaseSource)
+	resumeScript = goredis.NewScript(commonSource + resumeSource)
 	extendScript = goredis.NewScript(extendSource)
-	dueScript    = goredis.NewScript(dueSource)
-	trimScript   = goredis.NewScript(trimSource)
-	stateScript  = goredis.NewScript(stateSource)
-	lagScript    = goredis.NewScript(lagSource)
+	dueScript    = goredis.NewScript(commonSource + dueSource)
+	tickScript   = goredis.NewScript(tickSource)
+	// The first attempt of all has the number 1 without its being noted.
+	reserveScript = goredis.NewScript(`redis.call('HSETNX', KEYS[1], ARGV[1], '1') return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)`)
+	trimScript    = goredis.NewScript(trimSource)
+	stateScript   = goredis.NewScript(commonSource + stateSource)
+	lagScript     = goredis.NewScript(lagSource)
 )
 
 // reply reads a script's nested arrays, remembering the first thing that was not

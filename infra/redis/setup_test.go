@@ -36,7 +36,7 @@ func setup(t testing.TB) *testBundle {
 	require.NoError(t, WaitReady(t.Context(), client, slog.Default()))
 	b := &testBundle{client: client, prefix: prefix, log: New(Config{
 		Client: client, Prefix: prefix, Shards: 2, IdempotencyTTL: time.Minute, Logger: slog.Default(),
-		DecodeTopic: decodeState, DecodeSubscription: decodeState,
+		DecodeTopic: decodeState, DecodeSubscription: decodeState, DecodeSchedule: decodeState,
 	})}
 	t.Cleanup(func() {
 		b.log.Close()

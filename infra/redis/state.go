@@ -16,6 +16,12 @@ type TopicState struct {
 	NowMs      int64
 	Partitions []PartitionState
 	Retries    []RetryState
+	// Scheduled is how many messages wait to be released.
+	Scheduled int64
+	// Unsettled is how many messages each group has not settled.
+	Unsettled map[string]int64
+	// Last is the last position of the shard's log at that moment.
+	Last events.Position
 }
 
 // PartitionState is one partition's stream.
@@ -49,6 +55,8 @@ type RetryState struct {
 	First events.Position
 	// Active is how many of the group's consumers got messages within the last minute.
 	Active int64
+	// Held is how many messages of an ordered group wait for one of their key.
+	Held int64
 }
 
 // TopicRef names a topic for [Log.TopicStates].
@@ -120,7 +128,13 @@ func readTopicState(v any) (TopicState, error) {
 		s.Retries = append(s.Retries, RetryState{
 			Group: r.str(r.at(f, 0)), Ready: r.int(r.at(f, 1)), Leased: r.int(r.at(f, 2)),
 			Waiting: r.int(r.at(f, 3)), First: r.position(r.at(f, 4)), Active: r.int(r.at(f, 5)),
+			Held: r.int(r.at(f, 6)),
 		})
+	}
+	s.Scheduled, s.Last, s.Unsettled = r.int(r.at(answer, 3)), r.position(r.at(answer, 5)), map[string]int64{}
+	for _, v := range r.list(r.at(answer, 4)) {
+		g := r.list(v)
+		s.Unsettled[r.str(r.at(g, 0))] = r.int(r.at(g, 1))
 	}
 	return s, r.err
 }

@@ -60,6 +60,7 @@ func (l *Log) listen(ctx context.Context, channels map[string]*shard, sub *gored
 			// Whatever happened while nobody listened: forget and look again.
 			l.aggregates.dropAll()
 			l.hub.wakeAll()
+			l.changed.raise()
 		case *goredis.Message:
 			for line := range strings.SplitSeq(m.Payload, "\n") {
 				l.woken(channels[m.Channel], line)
@@ -84,6 +85,11 @@ func (l *Log) woken(s *shard, line string) {
 		l.hub.wakeGroupAll(topicID, group)
 	case "a":
 		l.aggregates.drop(about)
+		l.changed.raise()
+	case "d":
+		if ms, err := strconv.ParseInt(about, 10, 64); err == nil {
+			s.nextDue.at(time.Now().Add(time.Duration(max(ms, 0)) * time.Millisecond))
+		}
 	case "f":
 		if n, err := strconv.ParseInt(about, 10, 64); err == nil {
 			s.folded.announce(events.Position(n))

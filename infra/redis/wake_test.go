@@ -89,7 +89,7 @@ func TestAConnectionForWakeUpsThatHangsIsNoticed(t *testing.T) {
 	require.NoError(t, err)
 	behind := New(Config{
 		Client: through, Prefix: b.prefix, Shards: 2, IdempotencyTTL: time.Minute, Logger: slog.New(slog.DiscardHandler),
-		DecodeTopic: decodeState, DecodeSubscription: decodeState,
+		DecodeTopic: decodeState, DecodeSubscription: decodeState, DecodeSchedule: decodeState,
 	})
 	behind.wakeSilence = 200 * time.Millisecond
 	ctx, cancel := context.WithCancel(t.Context())

@@ -16,20 +16,26 @@
 -- a:<partition> (settlements), b (what a queue without groups counts from), f (a
 -- lower bound of what every group has settled) and g:<group> (how often the group
 -- began anew: retries parked before that are void) and w:<group> (the entry of the
--- oldest message among those that wait for another attempt, or did with one of them).
+-- oldest message among those that wait for another attempt or are held, or did with one
+-- of them), sc (messages that wait to be released), am:<group> (the highest number that
+-- an attempt had), ab:<group> (what a fresh message's attempts are counted from) and
+-- ord:<group> (1 where the group was ever ordered).
 -- The hash groups:<topic> holds how many messages each group is done with, counted
 -- so that n less it is what the group has not settled.
-local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL = 0, 1, 2, 3, 4, 5, 6, 7
-local UUID, META, DATA = '_watermill_message_uuid', 'metadata', 'payload'
+local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL, NOT_SCHEDULED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
-local log, prefix, keep, most = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local log, keep, most = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local wake, wakes = {}, {}
 local topics, settled = {}, {}
 local last
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local now = clock()
+-- When the soonest of what this call puts into the due set is due.
+local soonest
 
-local function int(n) return string.format('%d', n) end
+local function due_at(member, at)
+  redis.call('ZADD', prefix .. 'due', at, member)
+  if not soonest or at < soonest then soonest = at end
+end
 
 local function wakeup(line)
   if not wakes[line] then
@@ -43,8 +49,8 @@ end
 local function topic(id)
   local t = topics[id]
   if not t then
-    local h = redis.call('HMGET', prefix .. 'topic:' .. id, 'v', 'n', 'f')
-    t = { v = h[1] or '0', n = tonumber(h[2] or '0'), f = tonumber(h[3] or '0'), offsets = {} }
+    local h = redis.call('HMGET', prefix .. 'topic:' .. id, 'v', 'n', 'f', 'sc')
+    t = { v = h[1] or '0', n = tonumber(h[2] or '0'), f = tonumber(h[3] or '0'), sc = tonumber(h[4] or '0'), offsets = {}, groups = {} }
     topics[id] = t
   end
   return t
@@ -54,13 +60,6 @@ local function next_offset(id, t, partition)
   local o = t.offsets[partition]
   if not o then o = tonumber(redis.call('HGET', prefix .. 'topic:' .. id, 'o:' .. partition) or '0') end
   return o
-end
-
-local function stream_key(topic, group, stream)
-  if stream == '-1' then
-    return prefix .. 'retry:' .. topic .. ':' .. group
-  end
-  return prefix .. 'q:' .. topic .. ':' .. stream
 end
 
 local function record(uuid, meta, data)
@@ -88,30 +87,12 @@ local function remember(key, fingerprint, ttl, pos, id, offset, partition)
   end
 end
 
--- Trims a partition below what every group has finished, but for the newest keep
--- entries. It runs once in a thousand settlements, so it costs next to nothing.
-local function trim(id, partition)
-  local key = prefix .. 'q:' .. id .. ':' .. partition
-  local floor = next_offset(id, topic(id), partition) - keep
-  if floor <= 0 or redis.call('EXISTS', key) == 0 then return end
-  for _, info in ipairs(redis.call('XINFO', 'GROUPS', key)) do
-    local g = {}
-    for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
-    local finished = tonumber(string.match(g['last-delivered-id'], '%-(%d+)$'))
-    if tonumber(g['pending']) > 0 then
-      finished = tonumber(string.match(redis.call('XPENDING', key, g['name'])[2], '%-(%d+)$')) - 1
-    end
-    if finished < floor then floor = finished end
-  end
-  redis.call('XTRIM', key, 'MINID', '~', '0-' .. int(floor + 1))
-end
-
 -- Writes back what was counted. What changes more than counters flushes first and
 -- reads anew.
 local function flush()
   for id, t in pairs(topics) do
     if t.dirty then
-      local fields = { 'n', int(t.n), 'f', int(t.f) }
+      local fields = { 'n', int(t.n), 'f', int(t.f), 'sc', int(t.sc) }
       for p, o in pairs(t.offsets) do
         fields[#fields + 1] = 'o:' .. p
         fields[#fields + 1] = int(o)
@@ -120,15 +101,14 @@ local function flush()
       t.dirty = false
     end
   end
-  local counted = settled
+  local sums = settled
   settled = {}
-  for id, s in pairs(counted) do
+  for id, s in pairs(sums) do
     for group, k in pairs(s.groups) do
       redis.call('HINCRBY', prefix .. 'groups:' .. id, group, k)
     end
     for p, k in pairs(s.partitions) do
-      local a = redis.call('HINCRBY', prefix .. 'topic:' .. id, 'a:' .. p, k)
-      if math.floor(a / 1000) ~= math.floor((a - k) / 1000) then trim(id, p) end
+      count_and_trim(id, p, k, keep)
     end
   end
 end
@@ -153,21 +133,79 @@ local function settled_by_all(id)
   return least
 end
 
--- Whether one more message, behind others on their way, is too many. Groups are
--- looked at only where the bound known from before says so.
+-- Whether one more message, behind others on their way, is too many: those that wait
+-- to be released count. Groups are looked at only where the bound known from before
+-- says so.
 local function is_full(id, t, others)
-  if most == 0 or t.n + others - t.f < most then return false end
+  if most == 0 or t.n + t.sc + others - t.f < most then return false end
   flush()
   t.f = settled_by_all(id)
   t.dirty = true
-  return t.n + others - t.f >= most
+  return t.n + t.sc + others - t.f >= most
+end
+
+-- What a call knows of a group: whether it is ordered, its highest attempt, and what a
+-- fresh message's attempts are counted from.
+local function group_of(id, group)
+  local t = topic(id)
+  local g = t.groups[group]
+  if not g then
+    local h = redis.call('HMGET', prefix .. 'topic:' .. id, 'ord:' .. group, 'am:' .. group, 'ab:' .. group)
+    g = { ordered = h[1] == '1', highest = tonumber(h[2] or '1'), base = tonumber(h[3] or '0') }
+    t.groups[group] = g
+  end
+  return g
+end
+
+-- Notes the number of an attempt that is to come.
+local function note_attempt(id, group, attempt)
+  local g = group_of(id, group)
+  if attempt > g.highest then
+    g.highest = attempt
+    redis.call('HSET', prefix .. 'topic:' .. id, 'am:' .. group, int(attempt))
+  end
+end
+
+-- Gives a group a message to try: now, or once those of its key before it are settled.
+local function offer(id, group, fields)
+  redis.call('XADD', prefix .. 'retry:' .. id .. ':' .. group, '*', unpack(fields))
+  wakeup('r ' .. id .. ' ' .. group)
+end
+
+-- An ordered group is through with a message of a key: the next one's turn comes, if it
+-- was this one's (a message that was handed out before the group was ordered had none).
+local function next_of_key(id, group, fields)
+  local key, busy = key_of(fields), prefix .. 'busy:' .. id .. ':' .. group
+  if not key or redis.call('HGET', busy, key) ~= fields[2] then return end
+  local packed = redis.call('LPOP', held_key(id, group, key))
+  if packed then
+    local held = cmsgpack.unpack(packed)
+    redis.call('HINCRBY', prefix .. 'heldn:' .. id, group, -1)
+    redis.call('HSET', busy, key, held[2])
+    offer(id, group, held)
+  else
+    redis.call('HDEL', busy, key)
+  end
+end
+
+-- Forgets what an ordered group holds.
+local function drop_held(id, group)
+  local busy = prefix .. 'busy:' .. id .. ':' .. group
+  for _, key in ipairs(redis.call('HKEYS', busy)) do redis.call('UNLINK', held_key(id, group, key)) end
+  redis.call('UNLINK', busy)
+  redis.call('HDEL', prefix .. 'heldn:' .. id, group)
 end
 
 -- Ends a lease: true where the entry was still pending. An entry is one attempt,
--- so this is also the fence. done says that the group is through with the message.
-local function settle(id, group, stream, entry, sub, done)
+-- so this is also the fence; but an entry of a partition comes again after a seek, and
+-- then its attempts are counted from elsewhere. done says that the group is through with
+-- the message.
+local function settle(id, group, stream, entry, sub, base, done)
   local key = stream_key(id, group, stream)
+  if stream ~= '-1' and tonumber(base) ~= group_of(id, group).base then return false end
+  local through = done and group_of(id, group).ordered and redis.call('XRANGE', key, entry, entry)[1]
   if redis.call('XACK', key, group, entry) == 0 then return false end
+  if through then next_of_key(id, group, through[2]) end
   local lease = table.concat({ sub, id, group, stream, entry }, '|')
   redis.call('ZREM', prefix .. 'due', 'l|' .. lease, 'x|' .. lease)
   if stream == '-1' then redis.call('XDEL', key, entry) end
@@ -249,13 +287,6 @@ ops.U = function(i)
   return { OK, pos, id, 0, 0 }, i + 8
 end
 
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
-  return a_ms < b_ms or (a_ms == b_ms and tonumber(a_seq) < tonumber(b_seq))
-end
-
 -- What a queue's groups have not settled, as JSON, and the groups' names. from is
 -- where the oldest message held stands in the log; what waits for another attempt
 -- may be older.
@@ -264,20 +295,29 @@ local function unsettled(id)
   for p = 0, partitions_of(id) - 1 do
     local first = redis.call('XRANGE', prefix .. 'q:' .. id .. ':' .. p, '-', '+', 'COUNT', 1)[1]
     if first and (from == '' or before(first[2][8], from)) then from = first[2][8] end
+    -- What was released late was accepted before what stands before it.
+    local released = first and redis.call('HGET', prefix .. 'topic:' .. id, 'sp:' .. p)
+    local pos, offset = string.match(released or '', '^(.-)|(.+)$')
+    if pos and tonumber(offset) >= tonumber(string.match(first[1], '%-(%d+)$')) - 1 and before(pos, from) then from = pos end
   end
   local all = redis.call('HGETALL', prefix .. 'groups:' .. id)
   for k = 1, #all, 2 do
     local group = all[k]
     names[#names + 1] = group
     counts[#counts + 1] = '"' .. group .. '":' .. int(t.n - tonumber(all[k + 1]))
-    local waiting = tonumber(redis.call('HGET', prefix .. 'waiting:' .. id, group) or '0')
-    if waiting > 0 or redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group) > 0 then
+    if has_outside(id, group) then
       local failed = redis.call('HGET', prefix .. 'topic:' .. id, 'w:' .. group) or '0-0'
       if from == '' or before(failed, from) then from = failed end
     end
   end
+  local scheduled = redis.call('HVALS', prefix .. 'scheduled:' .. id)
+  for _, packed in ipairs(scheduled) do
+    local pos = cmsgpack.unpack(packed)[1]
+    if from == '' or before(pos, from) then from = pos end
+  end
   local fields = {}
   if #counts > 0 then fields[1] = '"groups":{' .. table.concat(counts, ',') .. '}' end
+  if #scheduled > 0 then fields[#fields + 1] = '"scheduled":' .. int(#scheduled) end
   if from ~= '' then fields[#fields + 1] = '"from":"' .. from .. '"' end
   return '{' .. table.concat(fields, ',') .. '}', names
 end
@@ -312,6 +352,15 @@ local function drop_leases(id, group)
   end)
 end
 
+-- Forgets a topic's scheduled messages.
+local function drop_scheduled(id)
+  for _, message in ipairs(redis.call('HKEYS', prefix .. 'scheduled:' .. id)) do
+    redis.call('ZREM', prefix .. 'due', 's|' .. id .. '|' .. message)
+    redis.call('HDEL', prefix .. 'scheduled', message)
+  end
+  redis.call('UNLINK', prefix .. 'scheduled:' .. id)
+end
+
 -- Topic purged: id, version, uuid, metadata, event head, event tail. Groups stay,
 -- behind everything that was published.
 ops.X = function(i)
@@ -323,6 +372,8 @@ ops.X = function(i)
   for _, group in ipairs(groups) do drop_leases(id, group) end
   for p = 0, partitions_of(id) - 1 do
     local key = prefix .. 'q:' .. id .. ':' .. p
+    local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
+    if newest then redis.call('HSET', prefix .. 'topic:' .. id, 'ts:' .. p, (string.match(newest[2][8], '^(%d+)'))) end
     redis.call('UNLINK', key)
     for _, group in ipairs(groups) do create_group(key, group, '0-' .. int(next_offset(id, t, int(p)))) end
   end
@@ -335,10 +386,12 @@ ops.X = function(i)
     redis.call('HSET', prefix .. 'groups:' .. id, group, int(t.n))
     redis.call('HINCRBY', prefix .. 'topic:' .. id, 'g:' .. group, 1)
     redis.call('UNLINK', prefix .. 'parked:' .. id .. ':' .. group)
+    drop_held(id, group)
   end
   redis.call('DEL', prefix .. 'waiting:' .. id)
+  drop_scheduled(id)
   local pos = record(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] .. ARGV[i + 5] .. discarded .. '}')
-  redis.call('HSET', prefix .. 'topic:' .. id, 'b', int(t.n), 'f', int(t.n))
+  redis.call('HSET', prefix .. 'topic:' .. id, 'b', int(t.n), 'f', int(t.n), 'sc', 0)
   topics[id] = nil
   return { OK, pos, id, 0, 0 }, i + 6
 end
@@ -352,12 +405,20 @@ ops.D = function(i)
   for p = 0, partitions_of(id) - 1 do redis.call('UNLINK', prefix .. 'q:' .. id .. ':' .. p) end
   for _, group in ipairs(groups) do
     redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group, prefix .. 'parked:' .. id .. ':' .. group)
+    drop_held(id, group)
   end
   for _, sub in ipairs(redis.call('HVALS', prefix .. 'subs:' .. id)) do
     redis.call('DEL', prefix .. 'sub:' .. sub)
+    redis.call('SREM', prefix .. 'push', sub)
     wakeup('a ' .. sub)
   end
-  redis.call('DEL', prefix .. 'subs:' .. id, prefix .. 'groups:' .. id, prefix .. 'waiting:' .. id, prefix .. 'topic:' .. id)
+  drop_scheduled(id)
+  for _, schedule in ipairs(redis.call('SMEMBERS', prefix .. 'schedules:' .. id)) do
+    redis.call('DEL', prefix .. 'schedule:' .. schedule)
+    redis.call('ZREM', prefix .. 'due', 'c|' .. schedule)
+  end
+  redis.call('DEL', prefix .. 'subs:' .. id, prefix .. 'groups:' .. id, prefix .. 'waiting:' .. id, prefix .. 'topic:' .. id,
+    prefix .. 'schedules:' .. id)
   redis.call('HDEL', prefix .. 'names', ARGV[i + 2])
   topics[id] = nil
   wakeup('a ' .. id)
@@ -366,17 +427,20 @@ ops.D = function(i)
 end
 
 -- Subscription created: id, version, state, topic, topic version, group, unique
--- name, start, idempotency key, fingerprint, ttl, uuid, metadata, event
+-- name, start, idempotency key, fingerprint, ttl, whether to push, uuid, metadata, event
+-- head, event tail
+local SUBSCRIBE_ARGS = 16
 ops.S = function(i)
   local id, owner, group = ARGV[i], ARGV[i + 3], ARGV[i + 5]
   local again = remembered(ARGV[i + 8], ARGV[i + 9])
-  if again then return again, i + 14 end
+  if again then return again, i + SUBSCRIBE_ARGS end
   flush()
   local t = topic(owner)
-  if t.v ~= ARGV[i + 4] then return { STALE, '', id, 0, 0 }, i + 14 end
+  if t.v ~= ARGV[i + 4] then return { STALE, '', id, 0, 0 }, i + SUBSCRIBE_ARGS end
   local names = prefix .. 'subs:' .. owner
   local holder = redis.call('HGET', names, ARGV[i + 6])
-  if holder then return { EXISTS, '', holder, 0, 0 }, i + 14 end
+  if holder then return { EXISTS, '', holder, 0, 0 }, i + SUBSCRIBE_ARGS end
+  local joined = '{"group":"' .. group .. '"'
   redis.call('HSET', names, ARGV[i + 6], id)
   -- A group that is there already keeps its place: members join, they do not seek.
   if redis.call('HEXISTS', prefix .. 'groups:' .. owner, group) == 0 then
@@ -391,12 +455,14 @@ ops.S = function(i)
     redis.call('HINCRBY', prefix .. 'topic:' .. owner, 'g:' .. group, 1)
     redis.call('HSET', prefix .. 'groups:' .. owner, group, int(t.n - held))
     t.f, t.dirty = settled_by_all(owner), true
+    joined = joined .. ',"began":true' .. (held > 0 and ',"backlog":' .. int(held) or '')
   end
-  local pos = record(ARGV[i + 11], ARGV[i + 12], ARGV[i + 13])
+  local pos = record(ARGV[i + 12], ARGV[i + 13], ARGV[i + 14] .. ARGV[i + 15] .. joined .. '}}')
   redis.call('HSET', prefix .. 'sub:' .. id, 'v', ARGV[i + 1], 's', ARGV[i + 2], 'c', pos, 'u', pos)
+  if ARGV[i + 11] == '1' then redis.call('SADD', prefix .. 'push', id) end
   remember(ARGV[i + 8], ARGV[i + 9], ARGV[i + 10], pos, id, '0', '0')
   wakeup('a ' .. id)
-  return { OK, pos, id, 0, 0 }, i + 14
+  return { OK, pos, id, 0, 0 }, i + SUBSCRIBE_ARGS
 end
 
 local function subscription_version(id)
@@ -424,8 +490,11 @@ local function end_group(id, group)
     redis.pcall('XGROUP', 'DESTROY', prefix .. 'q:' .. id .. ':' .. p, group)
   end
   redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group, prefix .. 'parked:' .. id .. ':' .. group)
+  drop_held(id, group)
   redis.call('HDEL', prefix .. 'waiting:' .. id, group)
   redis.call('HDEL', prefix .. 'groups:' .. id, group)
+  redis.call('HDEL', prefix .. 'topic:' .. id, 'ord:' .. group, 'w:' .. group, 'am:' .. group, 'ab:' .. group)
+  t.groups[group] = nil
   local base = tonumber(redis.call('HGET', prefix .. 'topic:' .. id, 'b') or '0')
   if done > base then redis.call('HSET', prefix .. 'topic:' .. id, 'b', int(done)) end
   return t.n - done
@@ -449,61 +518,236 @@ ops.W = function(i)
   if alone then discarded = '{"groups":{"' .. group .. '":' .. int(end_group(owner, group)) .. '}}' end
   redis.call('HDEL', prefix .. 'subs:' .. owner, ARGV[i + 4])
   redis.call('DEL', prefix .. 'sub:' .. id)
+  redis.call('SREM', prefix .. 'push', id)
   wakeup('a ' .. id)
   wakeup('s ' .. owner .. ' ' .. group)
   return { OK, record(ARGV[i + 5], ARGV[i + 6], ARGV[i + 7] .. ARGV[i + 8] .. discarded .. '}'), id, 0, 0 }, i + 9
 end
 
 -- Settled for good (consumed, dead-lettered): topic, group, stream, entry,
--- subscription, uuid, metadata, event
+-- subscription, attempts before, uuid, metadata, event
 ops.K = function(i)
-  if not settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], true) then
-    return { LOST, '', ARGV[i + 5], 0, 0 }, i + 8
+  if not settle(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], true) then
+    return { LOST, '', ARGV[i + 6], 0, 0 }, i + 9
   end
-  return { OK, record(ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]), ARGV[i + 5], 0, 0 }, i + 8
+  return { OK, record(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]), ARGV[i + 6], 0, 0 }, i + 9
 end
 
--- Notes where the oldest message stands that a group has to try again.
-local function note_failed(id, group, pos)
-  local key, field = prefix .. 'topic:' .. id, 'w:' .. group
-  local oldest = redis.call('HGET', key, field)
-  local alone = tonumber(redis.call('HGET', prefix .. 'waiting:' .. id, group) or '0') == 0
-    and redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group) == 0
-  if not oldest or alone or before(pos, oldest) then redis.call('HSET', key, field, pos) end
+-- Dead-lettered, to be published to another queue too: as K. What is to be published
+-- waits in the outbox, under its name in the due set.
+ops.Z = function(i)
+  local id, group, stream, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  local read = redis.call('XRANGE', stream_key(id, group, stream), entry, entry)[1]
+  if not read or not settle(id, group, stream, entry, ARGV[i + 4], ARGV[i + 5], true) then
+    return { LOST, '', ARGV[i + 6], 0, 0 }, i + 9
+  end
+  local member = 'd|' .. ARGV[i + 6]
+  redis.call('HSET', prefix .. 'outbox', member, cmsgpack.pack({ ARGV[i + 8], stream, entry, read[2] }))
+  due_at(member, now)
+  return { OK, record(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]), ARGV[i + 6], 0, 0 }, i + 9
 end
 
 -- Failed, to be tried again: topic, group, stream, entry, subscription, delay in
--- ms, next attempt, message, uuid, metadata, event
+-- ms, next attempt, attempts before, message, uuid, metadata, event
 ops.F = function(i)
   local id, group, stream, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local key = stream_key(id, group, stream)
   local entries = redis.call('XRANGE', key, entry, entry)
-  if #entries == 0 or not settle(id, group, stream, entry, ARGV[i + 4], false) then
-    return { LOST, '', ARGV[i + 8], 0, 0 }, i + 11
+  if #entries == 0 or not settle(id, group, stream, entry, ARGV[i + 4], ARGV[i + 7], false) then
+    return { LOST, '', ARGV[i + 9], 0, 0 }, i + 12
   end
   local f = entries[1][2]
   if stream ~= '-1' then
-    f[#f + 1] = 'off'
-    f[#f + 1] = int(tonumber(string.match(entry, '%-(%d+)$')) - 1)
-    f[#f + 1] = 'part'
-    f[#f + 1] = stream
-    f[#f + 1] = 'att'
-    f[#f + 1] = ''
+    complete(f, stream, entry, ARGV[i + 6], ARGV[i + 7])
+  else
+    set_field(f, 'att', ARGV[i + 6])
   end
-  f[#f] = ARGV[i + 6]
-  note_failed(id, group, f[8])
+  note_attempt(id, group, tonumber(ARGV[i + 6]))
+  note_outside(id, group, origin(f))
   local delay = tonumber(ARGV[i + 5])
   if delay > 0 then
     local begun = redis.call('HGET', prefix .. 'topic:' .. id, 'g:' .. group) or '0'
-    local member = table.concat({ 'r', id, group, begun, ARGV[i + 7] }, '|')
+    local member = table.concat({ 'r', id, group, begun, ARGV[i + 8] .. '/' .. ARGV[i + 6] .. '/' .. ARGV[i + 7] }, '|')
     redis.call('HSET', prefix .. 'parked:' .. id .. ':' .. group, member, cmsgpack.pack(f))
     redis.call('HINCRBY', prefix .. 'waiting:' .. id, group, 1)
-    redis.call('ZADD', prefix .. 'due', now + delay, member)
+    due_at(member, now + delay)
   else
-    redis.call('XADD', prefix .. 'retry:' .. id .. ':' .. group, '*', unpack(f))
-    wakeup('r ' .. id .. ' ' .. group)
+    offer(id, group, f)
   end
-  return { OK, record(ARGV[i + 8], ARGV[i + 9], ARGV[i + 10]), ARGV[i + 8], 0, 0 }, i + 11
+  return { OK, record(ARGV[i + 9], ARGV[i + 10], ARGV[i + 11]), ARGV[i + 9], 0, 0 }, i + 12
+end
+
+-- Scheduled: as a publish, then when to release it (ms since 1970, or 0), after how many
+-- ms else, and of the event of its release the uuid, metadata, head and tail. The offset
+-- that it answers is when it is released, below zero: whoever asks again under the same
+-- key learns that too, although its time may have come meanwhile.
+ops.H = function(i)
+  local refused = publish_refused(i, 0)
+  if refused then return refused, i + PUBLISH_ARGS + 6 end
+  local id, uuid = ARGV[i], ARGV[i + 6]
+  local t, r = topic(id), i + PUBLISH_ARGS
+  local at = tonumber(ARGV[r])
+  if at == 0 then at = now + tonumber(ARGV[r + 1]) end
+  local pos = record(uuid, ARGV[i + 7], ARGV[i + 8] .. ARGV[i + 9] .. ARGV[i + 10] .. int(at) .. '}')
+  redis.call('HSET', prefix .. 'scheduled:' .. id, uuid, cmsgpack.pack({ pos, ARGV[i + 2], ARGV[i + 11], ARGV[i + 9],
+    ARGV[r + 2], ARGV[r + 3], ARGV[r + 4], ARGV[r + 5] }))
+  redis.call('HSET', prefix .. 'scheduled', uuid, id)
+  due_at('s|' .. id .. '|' .. uuid, at)
+  t.sc, t.dirty = t.sc + 1, true
+  remember(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], pos, uuid, int(-at), ARGV[i + 2])
+  return { OK, pos, uuid, -at, tonumber(ARGV[i + 2]) }, r + 6
+end
+
+-- A scheduled message is cancelled: topic, message, uuid, metadata, event
+ops.N = function(i)
+  local id, message = ARGV[i], ARGV[i + 1]
+  if redis.call('HDEL', prefix .. 'scheduled:' .. id, message) == 0 then
+    return { NOT_SCHEDULED, '', message, 0, 0 }, i + 5
+  end
+  redis.call('HDEL', prefix .. 'scheduled', message)
+  redis.call('ZREM', prefix .. 'due', 's|' .. id .. '|' .. message)
+  local t = topic(id)
+  t.sc, t.dirty = t.sc - 1, true
+  return { OK, record(ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]), message, 0, 0 }, i + 5
+end
+
+-- Redriven: topic, group, subscription, its version, idempotency key, fingerprint, ttl,
+-- next attempt, attempts before, message, delivery metadata, payload, position,
+-- offset, partition, uuid, metadata, event
+ops.R = function(i)
+  local id, group, message = ARGV[i], ARGV[i + 1], ARGV[i + 9]
+  local again = remembered(ARGV[i + 4], ARGV[i + 5])
+  if again then return again, i + 18 end
+  if subscription_version(ARGV[i + 2]) ~= ARGV[i + 3] then return { STALE, '', message, 0, 0 }, i + 18 end
+  flush()
+  redis.call('HINCRBY', prefix .. 'groups:' .. id, group, -1)
+  local t = topic(id)
+  t.f, t.dirty = math.min(t.f, settled_by_all(id)), true
+  local fields = { UUID, message, META, ARGV[i + 10], DATA, ARGV[i + 11], 'pos', ARGV[i + 12], 'off', ARGV[i + 13],
+    'part', ARGV[i + 14], 'att', ARGV[i + 7], 'base', ARGV[i + 8] }
+  note_attempt(id, group, tonumber(ARGV[i + 7]))
+  note_outside(id, group, origin(fields))
+  local key = group_of(id, group).ordered and key_of(fields)
+  if key and redis.call('HSETNX', prefix .. 'busy:' .. id .. ':' .. group, key, message) == 0 then
+    hold(id, group, key, fields)
+  else
+    offer(id, group, fields)
+  end
+  local pos = record(ARGV[i + 15], ARGV[i + 16], ARGV[i + 17])
+  remember(ARGV[i + 4], ARGV[i + 5], ARGV[i + 6], pos, message, '0', '0')
+  return { OK, pos, message, 0, 0 }, i + 18
+end
+
+-- The first offset of a partition that was published at a time or later.
+local function offset_at(key, first, last, ms)
+  while first < last do
+    local middle = math.floor((first + last) / 2)
+    local read = redis.call('XRANGE', key, '0-' .. int(middle + 1), '0-' .. int(middle + 1))[1]
+    if read and tonumber(string.match(read[2][8], '^(%d+)')) >= ms then last = middle else first = middle + 1 end
+  end
+  return first
+end
+
+-- Subscription sought: id, version, topic, group, to (earliest, latest, time, offset),
+-- ms or offset, uuid, metadata, event head, event tail. What the group had not settled
+-- is as if it had been, and then all from there on as if it never was.
+ops.G = function(i)
+  local id, owner, group, to, value = ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], tonumber(ARGV[i + 5])
+  if subscription_version(id) ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 10 end
+  flush()
+  local t = topic(owner)
+  local unsettled_before = t.n - tonumber(redis.call('HGET', prefix .. 'groups:' .. owner, group) or '0')
+  drop_leases(owner, group)
+  drop_held(owner, group)
+  redis.call('UNLINK', prefix .. 'parked:' .. owner .. ':' .. group)
+  redis.call('HDEL', prefix .. 'waiting:' .. owner, group)
+  local retries = prefix .. 'retry:' .. owner .. ':' .. group
+  redis.call('XTRIM', retries, 'MAXLEN', 0)
+  redis.call('XGROUP', 'DESTROY', retries, group)
+  create_group(retries, group, '$')
+  local unsettled_after, older = 0, false
+  for p = 0, partitions_of(owner) - 1 do
+    local key = prefix .. 'q:' .. owner .. ':' .. p
+    local next_one = next_offset(owner, t, int(p))
+    local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+    local first = head and tonumber(string.match(head[1], '%-(%d+)$')) - 1 or next_one
+    local at = first
+    if to == 'latest' then
+      at = next_one
+    elseif to == 'offset' then
+      at = math.max(first, math.min(value, next_one))
+      older = older or (value < first)
+    elseif to == 'time' then
+      at = offset_at(key, first, next_one, value)
+      local trimmed = redis.call('HGET', prefix .. 'topic:' .. owner, 'ts:' .. p)
+      -- Of what was trimmed by an earlier release nobody noted the time.
+      older = older or (first > 0 and at == first and (not trimmed or tonumber(trimmed) >= value))
+    else
+      older = older or first > 0
+    end
+    redis.pcall('XGROUP', 'DESTROY', key, group)
+    create_group(key, group, '0-' .. int(at))
+    unsettled_after = unsettled_after + next_one - at
+  end
+  redis.call('HSET', prefix .. 'groups:' .. owner, group, int(t.n - unsettled_after))
+  redis.call('HINCRBY', prefix .. 'topic:' .. owner, 'g:' .. group, 1)
+  local highest = group_of(owner, group).highest
+  redis.call('HSET', prefix .. 'topic:' .. owner, 'ab:' .. group, int(highest), 'am:' .. group, int(highest + 1))
+  t.groups[group] = nil
+  t.f, t.dirty = settled_by_all(owner), true
+  local moved = '{"group":"' .. group .. '","before":' .. int(unsettled_before) .. ',"after":' .. int(unsettled_after)
+    .. (older and ',"older":true' or '') .. '}'
+  local pos = record(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8] .. ARGV[i + 9] .. moved .. '}')
+  wakeup('s ' .. owner .. ' ' .. group)
+  return { OK, pos, id, older and 1 or 0, 0 }, i + 10
+end
+
+local function schedule_version(id)
+  return redis.call('HGET', prefix .. 'schedule:' .. id, 'v') or '0'
+end
+
+-- Sets when a schedule ticks next, 0 for never.
+local function tick_at(id, at)
+  redis.call('HSET', prefix .. 'schedule:' .. id, 'n', at)
+  if at == '0' then redis.call('ZREM', prefix .. 'due', 'c|' .. id) else due_at('c|' .. id, tonumber(at)) end
+end
+
+-- Schedule created: id, version, state, topic, topic version, next tick, idempotency key,
+-- fingerprint, ttl, schedules at most, uuid, metadata, event
+ops.J = function(i)
+  local id, owner = ARGV[i], ARGV[i + 3]
+  local again = remembered(ARGV[i + 6], ARGV[i + 7])
+  if again then return again, i + 13 end
+  if topic(owner).v ~= ARGV[i + 4] then return { STALE, '', id, 0, 0 }, i + 13 end
+  local all = prefix .. 'schedules:' .. owner
+  if redis.call('SCARD', all) >= tonumber(ARGV[i + 9]) then return { FULL, '', id, 0, 0 }, i + 13 end
+  redis.call('SADD', all, id)
+  local pos = record(ARGV[i + 10], ARGV[i + 11], ARGV[i + 12])
+  redis.call('HSET', prefix .. 'schedule:' .. id, 'v', ARGV[i + 1], 's', ARGV[i + 2], 'c', pos, 'u', pos)
+  tick_at(id, ARGV[i + 5])
+  remember(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8], pos, id, '0', '0')
+  return { OK, pos, id, 0, 0 }, i + 13
+end
+
+-- Schedule paused or resumed: id, version it had, version, state, next tick, uuid,
+-- metadata, event
+ops.M = function(i)
+  local id = ARGV[i]
+  if schedule_version(id) ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 8 end
+  local pos = record(ARGV[i + 5], ARGV[i + 6], ARGV[i + 7])
+  redis.call('HSET', prefix .. 'schedule:' .. id, 'v', ARGV[i + 2], 's', ARGV[i + 3], 'u', pos)
+  tick_at(id, ARGV[i + 4])
+  return { OK, pos, id, 0, 0 }, i + 8
+end
+
+-- Schedule deleted: id, version, topic, uuid, metadata, event
+ops.L = function(i)
+  local id = ARGV[i]
+  if schedule_version(id) ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 6 end
+  tick_at(id, '0')
+  redis.call('DEL', prefix .. 'schedule:' .. id)
+  redis.call('SREM', prefix .. 'schedules:' .. ARGV[i + 2], id)
+  return { OK, record(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]), id, 0, 0 }, i + 6
 end
 
 local out, i = {}, 4
@@ -540,14 +784,11 @@ local ran, fault = pcall(run)
 flush()
 if not ran then return type(fault) == 'table' and fault or redis.error_reply(tostring(fault)) end
 
--- While the clock is behind the log (it was set back), Redis numbers entries on in
--- the last millisecond it knew. A position holds 2^20 of them, so the log goes to
--- the next millisecond well before.
-if last then
-  local ms, seq = string.match(last, '^(%d+)%-(%d+)$')
-  if tonumber(seq) >= 2^20 - 2^14 then
-    redis.call('XSETID', log, string.format('%d-0', tonumber(ms) + 1))
-  end
+if last then leave_room(log, last) end
+-- Whoever moves what is due is told where that is sooner than it knows.
+if soonest then
+  local head = redis.call('ZRANGE', prefix .. 'due', 0, 0, 'WITHSCORES')
+  if tonumber(head[2]) >= soonest then wake[#wake + 1] = 'd ' .. int(soonest - now) end
 end
 if #wake > 0 then
   redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))

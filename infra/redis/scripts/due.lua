@@ -1,21 +1,33 @@
--- Moves what is due, by Redis' own clock: parked retries go to their group's
--- retry stream; leases that ran out are handed to the caller to decide on, and
--- set aside for a moment so that instances do not all decide the same ones.
+-- Moves what is due, by Redis' own clock: parked retries go to their group's retry
+-- stream, scheduled messages are published. What somebody has to decide on is handed
+-- to the caller, and set aside for a moment so that instances do not all decide the
+-- same: leases that ran out, ticks of recurring schedules, dead letters that are to be
+-- published to another queue.
 --
--- A lease is 'l|…' in the due set, and 'x|…' once it ran out: from then on it
--- cannot be extended, for a decision on it is under way.
+-- Members of the due set: r|… retries, s|… scheduled messages, l|… leases and x|…
+-- leases that ran out (these cannot be extended, for a decision is under way), c|…
+-- recurring schedules, d|… dead letters.
 --
 -- KEYS[1]  the shard's due set
--- ARGV     prefix, items at most, ms for which an expired lease is set aside,
---          bytes at most
+-- ARGV     prefix, items at most, ms for which what is handed out is set aside, bytes
+--          at most
 --
--- Answers {now, next due time or -1, {{subscription, topic, group, stream, entry,
--- consumer, leased at, fields without the payload}…}}.
-local due, prefix, most, aside = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+-- Answers {now, next due time or -1,
+--   {{subscription, topic, group, stream, entry, consumer, leased at, fields without
+--     the payload, attempts before}…},
+--   {{schedule, tick, state}…}, {{member, event, stream, entry, fields}…}}.
+local due, most, aside = KEYS[1], ARGV[2], tonumber(ARGV[3])
 local bytes, bytes_most = 0, tonumber(ARGV[4])
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
-local expired, woken, wake = {}, {}, {}
+local now = clock()
+local expired, ticks, forwards, woken, wake = {}, {}, {}, {}, {}
+local last
+
+local function wakeup(line)
+  if not woken[line] then
+    woken[line] = true
+    wake[#wake + 1] = line
+  end
+end
 
 local function release(member)
   local topic, group, begun = string.match(member, '^r|(.-)|(.-)|(.-)|')
@@ -29,18 +41,65 @@ local function release(member)
   if (redis.call('HGET', prefix .. 'topic:' .. topic, 'g:' .. group) or '0') == begun then
     redis.call('XADD', key, '*', unpack(cmsgpack.unpack(packed)))
     redis.call('HINCRBY', prefix .. 'waiting:' .. topic, group, -1)
-    local line = 'r ' .. topic .. ' ' .. group
-    if not woken[line] then
-      woken[line] = true
-      wake[#wake + 1] = line
-    end
+    wakeup('r ' .. topic .. ' ' .. group)
   end
+end
+
+-- Notes where the oldest message was scheduled of those that a partition's stream may
+-- still hold.
+local function note_released(topic, partition, accepted, offset)
+  local hash, field = prefix .. 'topic:' .. topic, 'sp:' .. partition
+  local oldest, newest = string.match(redis.call('HGET', hash, field) or '', '^(.-)|(.+)$')
+  if oldest then
+    local head = redis.call('XRANGE', prefix .. 'q:' .. topic .. ':' .. partition, '-', '+', 'COUNT', 1)[1]
+    local is_gone = tonumber(newest) < tonumber(string.match(head[1], '%-(%d+)$')) - 1
+    if not is_gone and before(oldest, accepted) then accepted = oldest end
+  end
+  redis.call('HSET', hash, field, accepted .. '|' .. int(offset))
+end
+
+-- Publishes a scheduled message: the event of its release and the message itself.
+local function publish(member)
+  local topic, message = string.match(member, '^s|(.-)|(.+)$')
+  local packed = redis.call('HGET', prefix .. 'scheduled:' .. topic, message)
+  redis.call('ZREM', due, member)
+  redis.call('HDEL', prefix .. 'scheduled', message)
+  if not packed then return end
+  redis.call('HDEL', prefix .. 'scheduled:' .. topic, message)
+  local accepted, partition, meta, payload, uuid, event_meta, head, tail = unpack(cmsgpack.unpack(packed))
+  bytes = bytes + #payload
+  local hash = prefix .. 'topic:' .. topic
+  local offset = redis.call('HINCRBY', hash, 'o:' .. partition, 1) - 1
+  local pos = redis.call('XADD', prefix .. 'log', '*', UUID, uuid, META, event_meta, DATA, head .. tail .. int(offset) .. '}')
+  redis.call('XADD', prefix .. 'q:' .. topic .. ':' .. partition, '0-' .. int(offset + 1),
+    UUID, message, META, meta, DATA, payload, 'pos', pos, 'sched', accepted)
+  last = pos
+  note_released(topic, partition, accepted, offset)
+  redis.call('HINCRBY', hash, 'n', 1)
+  redis.call('HINCRBY', hash, 'sc', -1)
+  wakeup('q ' .. topic)
+end
+
+local function tick(member)
+  local id = string.sub(member, 3)
+  local h = redis.call('HMGET', prefix .. 'schedule:' .. id, 'n', 's')
+  if not h[1] then return redis.call('ZREM', due, member) end
+  redis.call('ZADD', due, now + aside, member)
+  ticks[#ticks + 1] = { id, tonumber(h[1]), h[2] }
+end
+
+local function forward(member)
+  local packed = redis.call('HGET', prefix .. 'outbox', member)
+  if not packed then return redis.call('ZREM', due, member) end
+  redis.call('ZADD', due, now + aside, member)
+  bytes = bytes + #packed
+  local event, stream, entry, fields = unpack(cmsgpack.unpack(packed))
+  forwards[#forwards + 1] = { member, event, stream, entry, fields }
 end
 
 local function expire(member)
   local sub, topic, group, stream, entry = string.match(member, '^[lx]|(.-)|(.-)|(.-)|(.-)|(.-)$')
-  local key = prefix .. 'q:' .. topic .. ':' .. stream
-  if stream == '-1' then key = prefix .. 'retry:' .. topic .. ':' .. group end
+  local key = stream_key(topic, group, stream)
   local pending = redis.pcall('XPENDING', key, group, entry, entry, 1)
   local entries = redis.call('XRANGE', key, entry, entry)
   if pending.err or #pending == 0 or #entries == 0 then
@@ -54,15 +113,28 @@ local function expire(member)
   local fields = entries[1][2]
   bytes = bytes + #fields[6]
   fields[6] = ''
-  expired[#expired + 1] = { sub, topic, group, stream, entry, pending[1][2], now - pending[1][3], fields }
+  expired[#expired + 1] = { sub, topic, group, stream, entry, pending[1][2], now - pending[1][3], fields,
+    attempts_before(topic, group) }
 end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most)) do
-  if string.sub(member, 1, 1) == 'r' then release(member) else expire(member) end
+  local kind = string.sub(member, 1, 1)
+  if kind == 'r' then
+    release(member)
+  elseif kind == 's' then
+    publish(member)
+  elseif kind == 'c' then
+    tick(member)
+  elseif kind == 'd' then
+    forward(member)
+  else
+    expire(member)
+  end
   if bytes >= bytes_most then break end
 end
+if last then leave_room(prefix .. 'log', last) end
 if #wake > 0 then
   redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))
 end
 local head = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
-return { now, head[2] and tonumber(head[2]) or -1, expired }
+return { now, head[2] and tonumber(head[2]) or -1, expired, ticks, forwards }

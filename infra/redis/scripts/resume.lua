@@ -13,18 +13,18 @@
 -- ARGV     prefix, topic, group, consumer, subscription, subscription version,
 --          messages at most, lease in ms, bytes at most
 --
--- Answers {status, now, {{stream, entry id, fields}…}}; status 2 is stale.
+-- Answers {status, now, {{stream, entry id, fields}…}, attempts before}; status 2 is
+-- stale.
 local STEP = 100
 
-local due, prefix = KEYS[1], ARGV[1]
+local due = KEYS[1]
 local topic, group, consumer, sub = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local most, lease, bytes_most = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 local partitions = tonumber(redis.call('HGET', prefix .. 'topic:' .. topic, 'p') or '0')
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+local now = clock()
 
 if (redis.call('HGET', prefix .. 'sub:' .. sub, 'v') or '0') ~= ARGV[6] then
-  return { 2, now, {} }
+  return { 2, now, {}, 0 }
 end
 
 local out, bytes = {}, 0
@@ -59,7 +59,7 @@ end
 
 take('-1', prefix .. 'retry:' .. topic .. ':' .. group)
 for n = 0, partitions - 1 do
-  local p = string.format('%d', n)
+  local p = int(n)
   take(p, prefix .. 'q:' .. topic .. ':' .. p)
 end
-return { 0, now, out }
+return { 0, now, out, attempts_before(topic, group) }

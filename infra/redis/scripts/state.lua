@@ -7,10 +7,10 @@
 -- Answers {now, {{length, next offset, first position, {{group, delivered, pending,
 -- first unsettled position}…}}…}, {{group, retries ready or leased, retries
 -- leased, retries waiting for their time, first position, consumers that got
--- something within a minute}…}}. Positions are entry ids of the log, '' where there is none.
-local prefix, topic = ARGV[1], ARGV[2]
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
+-- something within a minute, messages held behind others of their key}…}, messages
+-- that wait to be released, {{group, unsettled}…}, the log's last entry id}. Positions are entry ids of the log, '' where there is none.
+local topic = ARGV[2]
+local now = clock()
 
 local function groups(key)
   local out = {}
@@ -68,6 +68,18 @@ for name in pairs(names) do
   for _ in pairs(seen) do active = active + 1 end
   local n = redis.call('EXISTS', key) == 1 and redis.call('XLEN', key) or 0
   local waiting = tonumber(redis.call('HGET', prefix .. 'waiting:' .. topic, name) or '0')
-  retries[#retries + 1] = { name, n, leased, waiting, position_at(key, '-'), active }
+  retries[#retries + 1] = { name, n, leased, waiting, position_at(key, '-'), active,
+    counted('heldn', topic, name) }
 end
-return { now, partitions, retries }
+local h = redis.call('HMGET', prefix .. 'topic:' .. topic, 'n', 'sc')
+local published, unsettled = tonumber(h[1] or '0'), {}
+local settled = redis.call('HGETALL', prefix .. 'groups:' .. topic)
+for k = 1, #settled, 2 do unsettled[#unsettled + 1] = { settled[k], published - tonumber(settled[k + 1]) } end
+local last = '0-0'
+if redis.call('EXISTS', prefix .. 'log') == 1 then
+  local info = redis.call('XINFO', 'STREAM', prefix .. 'log')
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then last = info[i + 1] end
+  end
+end
+return { now, partitions, retries, tonumber(h[2] or '0'), unsettled, last }
