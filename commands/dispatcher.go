@@ -15,10 +15,8 @@ import (
 	"github.com/tallymq/tallymq/events"
 )
 
-// Store is what a dispatcher needs of the log.
-type Store interface {
-	events.Log
-
+// Aggregates are what decisions rest on, as the log keeps them.
+type Aggregates interface {
 	// Topic returns a topic by name; its Value is a Topic.
 	Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error)
 	// TopicByID returns a topic by id, whoever's it is.
@@ -31,12 +29,6 @@ type Store interface {
 	Subscription(ctx context.Context, id string) (*events.Aggregate, error)
 	// Forget drops a stale aggregate from the cache.
 	Forget(id string)
-	// WaitFolded returns once a position is folded.
-	WaitFolded(ctx context.Context, shard int, position events.Position) error
-	// Lease leases messages, waiting for some at most wait.
-	Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error)
-	// Resume takes up again what a subscription has leased and not settled.
-	Resume(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error)
 	// Subscriptions returns a topic's subscriptions, whoever's they are.
 	Subscriptions(ctx context.Context, shard int, topicID string) ([]*events.Aggregate, error)
 	// Schedule returns a recurring schedule by id, whoever's it is; its Value is a
@@ -45,6 +37,19 @@ type Store interface {
 	// ScheduledTopic returns the topic on which a message waits to be released, and its
 	// shard.
 	ScheduledTopic(ctx context.Context, messageID string) (topicID string, shard int, err error)
+}
+
+// Store is what a dispatcher needs of the log.
+type Store interface {
+	events.Log
+	Aggregates
+
+	// WaitFolded returns once a position is folded.
+	WaitFolded(ctx context.Context, shard int, position events.Position) error
+	// Lease leases messages, waiting for some at most wait.
+	Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error)
+	// Resume takes up again what a subscription has leased and not settled.
+	Resume(ctx context.Context, req events.LeaseRequest) ([]events.Leased, error)
 	// ReserveAttempt returns a number that no attempt of a group had.
 	ReserveAttempt(ctx context.Context, shard int, topicID, group string) (int64, error)
 	// Extend moves the end of leases.

@@ -50,11 +50,11 @@ type Publish struct {
 	TTLMs         *int64
 	ExpiresAt     *time.Time
 	// DelayMs or ScheduledAt say when it is to be published; neither is at once.
-	DelayMs     *int64     `json:",omitempty"`
-	ScheduledAt *time.Time `json:",omitempty"`
+	DelayMs     *int64
+	ScheduledAt *time.Time
 	// MaxRetryAttempts and RetryDelayMs override those of subscriptions.
-	MaxRetryAttempts *int `json:",omitempty"`
-	RetryDelayMs     *int `json:",omitempty"`
+	MaxRetryAttempts *int
+	RetryDelayMs     *int
 	// ScheduleID is the recurring schedule that publishes it.
 	ScheduleID string `json:"-"`
 	// TraceParent is the message's own trace context; the caller's stands in.

@@ -153,7 +153,7 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, caller Caller, id string,
 			return config, nil, refuse(CodeConflict, "subscription %q is no webhook", id)
 		}
 		config.SecretGeneration++
-		config.OldSecretUntilMs = d.cfg.Now().Add(secretOverlap).UnixMilli()
+		config.OldSecretUntilMs = d.cfg.Now().Add(SecretOverlap).UnixMilli()
 		return config, events.SubscriptionUpdated{SubscriptionConfig: config}, nil
 	})
 }

@@ -16,7 +16,7 @@ import (
 // It is the same attempt under a token that settles it as the old one does, so whoever
 // calls must know that the consumer has no other instance at work.
 func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID string) ([]Pulled, error) {
-	for range decideAgainMax {
+	for again := 0; again < decideAgainMax; {
 		s, shard, err := d.subscription(ctx, caller, subscriptionID)
 		if err != nil {
 			return nil, err
@@ -30,12 +30,17 @@ func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID s
 		leased, err := d.store.Resume(ctx, d.leaseRequest(s, shard, s.Config.MaxPollRecords))
 		if errors.Is(err, events.ErrStale) {
 			d.store.Forget(subscriptionID)
+			again++
 			continue
 		}
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		return d.handOut(ctx, caller, s, leased)
+		pulled, err := d.handOut(ctx, caller, s, leased)
+		if err != nil || len(pulled) > 0 || len(leased) == 0 || ctx.Err() != nil {
+			return pulled, err
+		}
+		// All of it was settled on the way, because it is expired or filtered: there may be more.
 	}
 	return nil, tooBusy()
 }

@@ -111,7 +111,11 @@ func (d *Dispatcher) createSchedule(ctx context.Context, caller Caller, cmd Crea
 	case events.StatusFull:
 		return fail(refuse(CodeConflict, "queue %q has as many schedules as it may", cmd.Queue))
 	case events.StatusDuplicate:
-		if s, _, err = d.schedule(ctx, caller, out.ID); err != nil {
+		s, _, err = d.schedule(ctx, caller, out.ID)
+		if isRefused(err, CodeScheduleNotFound) {
+			err = refuse(CodeConflict, "the schedule that this request made has been deleted")
+		}
+		if err != nil {
 			return fail(err)
 		}
 	default:

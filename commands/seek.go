@@ -109,6 +109,10 @@ func (d *Dispatcher) ReserveAttempt(ctx context.Context, subscriptionID string) 
 		return 0, err
 	}
 	n, err := d.store.ReserveAttempt(ctx, events.ShardOf(s.QueueTenantID, s.Queue, d.cfg.Shards), s.Config.TopicID, s.group())
+	if isNone(err) {
+		d.store.Forget(subscriptionID)
+		return 0, refuse(CodeSubscriptionNotFound, "no subscription %q", brief(subscriptionID))
+	}
 	if err != nil {
 		return 0, unavailable(err)
 	}

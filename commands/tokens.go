@@ -48,8 +48,10 @@ func (t tokens) seal(d delivery) string {
 	b = appendUUID(b, d.SubscriptionID)
 	b = appendUUID(b, d.MessageID)
 	ms, seq, _ := strings.Cut(d.Lease.EntryID, "-")
-	for _, n := range []int64{int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs,
-		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs)} {
+	for _, n := range []int64{
+		int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs,
+		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs),
+	} {
 		b = binary.AppendVarint(b, n)
 	}
 	return base64.RawURLEncoding.EncodeToString(append(b, t.mac(b)...))

@@ -72,13 +72,13 @@ var errHandlerConfig = errors.New("is not what a handlerConfig holds")
 // may say whatever its consumer understands, and a webhook's fields mean nothing in it.
 func parseHandler(raw json.RawMessage, isWebhook bool) (handlerConfig, error) {
 	var h handlerConfig
-	dec := json.NewDecoder(bytes.NewReader(raw)) //nolint:forbidigo // duplicate names and the rest were refused at the edge
+	dec := json.NewDecoder(bytes.NewReader(raw)) // duplicate names and the rest were refused at the edge
 	var into any = &h.deliveryConfig
 	if isWebhook {
 		dec.DisallowUnknownFields()
 		into = &h
 	}
-	if err := dec.Decode(into); err != nil { //nolint:forbidigo // see above
+	if err := dec.Decode(into); err != nil {
 		text := strings.TrimPrefix(err.Error(), "json: ")
 		return h, fmt.Errorf("%w: %s", errHandlerConfig, brief(text))
 	}
@@ -129,8 +129,8 @@ func (c *check) unless(isAbsent bool, n, least, most int64, field string) {
 	}
 }
 
-// secretOverlap is for how long a rotated secret goes on signing beside its successor.
-const secretOverlap = 24 * time.Hour
+// SecretOverlap is for how long a rotated secret goes on signing beside its successor.
+const SecretOverlap = 24 * time.Hour
 
 // SecretInfos are what the subscription's secrets are derived from, the current one's
 // first: the one before signs too for a while after a rotation.

@@ -47,7 +47,8 @@ type Event interface {
 	// Kind returns the event's permanent name.
 	Kind() Kind
 
-	sealed()
+	// about seals the interface; see RefsOf.
+	about() Refs
 }
 
 type (
@@ -426,90 +427,96 @@ func (MessageFiltered) Kind() Kind     { return KindMessageFiltered }
 func (MessageExpired) Kind() Kind      { return KindMessageExpired }
 func (MessageRedriven) Kind() Kind     { return KindMessageRedriven }
 
-func (TopicCreated) sealed()        {}
-func (TopicUpdated) sealed()        {}
-func (TopicPurged) sealed()         {}
-func (TopicDeleted) sealed()        {}
-func (SubscriptionCreated) sealed() {}
-func (SubscriptionUpdated) sealed() {}
-func (SubscriptionPaused) sealed()  {}
-func (SubscriptionResumed) sealed() {}
-func (SubscriptionDeleted) sealed() {}
-func (MessagePublished) sealed()    {}
-func (MessageConsumed) sealed()     {}
-func (MessageFailed) sealed()       {}
-func (MessageDeadLettered) sealed() {}
-func (SubscriptionStopped) sealed() {}
-func (SubscriptionSought) sealed()  {}
-func (ScheduleCreated) sealed()     {}
-func (SchedulePaused) sealed()      {}
-func (ScheduleResumed) sealed()     {}
-func (ScheduleDeleted) sealed()     {}
-func (MessageScheduled) sealed()    {}
-func (MessageReleased) sealed()     {}
-func (MessageCancelled) sealed()    {}
-func (MessageFiltered) sealed()     {}
-func (MessageExpired) sealed()      {}
-func (MessageRedriven) sealed()     {}
+// What events are about. Those of deliveries say it by their Delivery, and scheduled ones
+// as published ones do.
+
+func (e TopicCreated) about() Refs    { return Refs{TopicID: e.TopicID} }
+func (e TopicUpdated) about() Refs    { return Refs{TopicID: e.TopicID} }
+func (e TopicPurged) about() Refs     { return Refs{TopicID: e.TopicID} }
+func (e TopicDeleted) about() Refs    { return Refs{TopicID: e.TopicID} }
+func (e ScheduleCreated) about() Refs { return Refs{TopicID: e.TopicID} }
+func (e SchedulePaused) about() Refs  { return Refs{TopicID: e.TopicID} }
+func (e ScheduleResumed) about() Refs { return Refs{TopicID: e.TopicID} }
+func (e ScheduleDeleted) about() Refs { return Refs{TopicID: e.TopicID} }
+
+func (e SubscriptionCreated) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionUpdated) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionPaused) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionResumed) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionStopped) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionSought) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e SubscriptionDeleted) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID}
+}
+
+func (e MessagePublished) about() Refs { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
+func (e MessageReleased) about() Refs  { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
+func (e MessageCancelled) about() Refs { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
+
+func (e MessageRedriven) about() Refs {
+	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID, MessageID: e.MessageID}
+}
+
+func (d Delivery) about() Refs {
+	return Refs{TopicID: d.TopicID, SubscriptionID: d.SubscriptionID, MessageID: d.MessageID}
+}
+
+// decoders has every kind; a test holds it against the catalogue.
+var decoders = map[Kind]func(Kind, []byte) (Event, error){
+	KindTopicCreated:        decode[TopicCreated],
+	KindTopicUpdated:        decode[TopicUpdated],
+	KindTopicPurged:         decode[TopicPurged],
+	KindTopicDeleted:        decode[TopicDeleted],
+	KindSubscriptionCreated: decode[SubscriptionCreated],
+	KindSubscriptionUpdated: decode[SubscriptionUpdated],
+	KindSubscriptionPaused:  decode[SubscriptionPaused],
+	KindSubscriptionResumed: decode[SubscriptionResumed],
+	KindSubscriptionDeleted: decode[SubscriptionDeleted],
+	KindMessagePublished:    decode[MessagePublished],
+	KindMessageConsumed:     decode[MessageConsumed],
+	KindMessageFailed:       decode[MessageFailed],
+	KindMessageDeadLettered: decode[MessageDeadLettered],
+	KindSubscriptionStopped: decode[SubscriptionStopped],
+	KindSubscriptionSought:  decode[SubscriptionSought],
+	KindScheduleCreated:     decode[ScheduleCreated],
+	KindSchedulePaused:      decode[SchedulePaused],
+	KindScheduleResumed:     decode[ScheduleResumed],
+	KindScheduleDeleted:     decode[ScheduleDeleted],
+	KindMessageScheduled:    decode[MessageScheduled],
+	KindMessageReleased:     decode[MessageReleased],
+	KindMessageCancelled:    decode[MessageCancelled],
+	KindMessageFiltered:     decode[MessageFiltered],
+	KindMessageExpired:      decode[MessageExpired],
+	KindMessageRedriven:     decode[MessageRedriven],
+}
 
 // Decode reads the JSON of an event of the given kind. Unknown fields are
 // ignored, so that an older program can read a newer history; an unknown kind is
 // an error, because a fold that skips what it does not know is not a fold.
 func Decode(kind Kind, data []byte) (Event, error) {
-	switch kind {
-	case KindTopicCreated:
-		return decode[TopicCreated](kind, data)
-	case KindTopicUpdated:
-		return decode[TopicUpdated](kind, data)
-	case KindTopicPurged:
-		return decode[TopicPurged](kind, data)
-	case KindTopicDeleted:
-		return decode[TopicDeleted](kind, data)
-	case KindSubscriptionCreated:
-		return decode[SubscriptionCreated](kind, data)
-	case KindSubscriptionUpdated:
-		return decode[SubscriptionUpdated](kind, data)
-	case KindSubscriptionPaused:
-		return decode[SubscriptionPaused](kind, data)
-	case KindSubscriptionResumed:
-		return decode[SubscriptionResumed](kind, data)
-	case KindSubscriptionDeleted:
-		return decode[SubscriptionDeleted](kind, data)
-	case KindMessagePublished:
-		return decode[MessagePublished](kind, data)
-	case KindMessageConsumed:
-		return decode[MessageConsumed](kind, data)
-	case KindMessageFailed:
-		return decode[MessageFailed](kind, data)
-	case KindMessageDeadLettered:
-		return decode[MessageDeadLettered](kind, data)
-	case KindSubscriptionStopped:
-		return decode[SubscriptionStopped](kind, data)
-	case KindSubscriptionSought:
-		return decode[SubscriptionSought](kind, data)
-	case KindScheduleCreated:
-		return decode[ScheduleCreated](kind, data)
-	case KindSchedulePaused:
-		return decode[SchedulePaused](kind, data)
-	case KindScheduleResumed:
-		return decode[ScheduleResumed](kind, data)
-	case KindScheduleDeleted:
-		return decode[ScheduleDeleted](kind, data)
-	case KindMessageScheduled:
-		return decode[MessageScheduled](kind, data)
-	case KindMessageReleased:
-		return decode[MessageReleased](kind, data)
-	case KindMessageCancelled:
-		return decode[MessageCancelled](kind, data)
-	case KindMessageFiltered:
-		return decode[MessageFiltered](kind, data)
-	case KindMessageExpired:
-		return decode[MessageExpired](kind, data)
-	case KindMessageRedriven:
-		return decode[MessageRedriven](kind, data)
-	default:
+	decode := decoders[kind]
+	if decode == nil {
 		return nil, fmt.Errorf("decode event: unknown kind %q", kind)
 	}
+	return decode(kind, data)
 }
 
 func decode[E Event](kind Kind, data []byte) (Event, error) {

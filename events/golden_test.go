@@ -197,30 +197,23 @@ func stored(t testing.TB, e Event) []byte {
 	t.Helper()
 	frame, err := Encode(e)
 	require.NoError(t, err)
-	var given any
-	switch e := e.(type) {
-	case MessagePublished:
-		given = e.Offset
-	case MessageScheduled:
-		given = e.ReleaseAtMs
-	case MessageReleased:
-		given = e.Offset
-	case TopicPurged:
-		given = e.Discarded
-	case TopicDeleted:
-		given = e.Discarded
-	case SubscriptionDeleted:
-		given = e.Discarded
-	case SubscriptionSought:
-		given = e.Moved
-	case SubscriptionCreated:
-		if e.Joined == (Joined{}) {
-			return append(frame.Head, '}') // as it was before the log completed it
-		}
-		given = e.Joined
-	default:
+	given := map[Kind]func() any{
+		KindMessagePublished:    func() any { return e.(MessagePublished).Offset },
+		KindMessageScheduled:    func() any { return e.(MessageScheduled).ReleaseAtMs },
+		KindMessageReleased:     func() any { return e.(MessageReleased).Offset },
+		KindTopicPurged:         func() any { return e.(TopicPurged).Discarded },
+		KindTopicDeleted:        func() any { return e.(TopicDeleted).Discarded },
+		KindSubscriptionDeleted: func() any { return e.(SubscriptionDeleted).Discarded },
+		KindSubscriptionSought:  func() any { return e.(SubscriptionSought).Moved },
+		KindSubscriptionCreated: func() any { return e.(SubscriptionCreated).Joined },
+	}[e.Kind()]
+	if created, ok := e.(SubscriptionCreated); ok && created.Joined == (Joined{}) {
+		return append(frame.Head, '}') // as it was before the log completed it
 	}
-	value, err := json.Marshal(given)
+	if given == nil {
+		return frame.Join("")
+	}
+	value, err := json.Marshal(given())
 	require.NoError(t, err)
 	return frame.Join(string(value))
 }

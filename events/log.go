@@ -167,25 +167,29 @@ var (
 	tailMoved     = []byte(`,"moved":`)
 )
 
+// completed are the events of which the log gives the last field; the method names it.
+type completed interface{ tail() []byte }
+
+func (MessageReleased) tail() []byte     { return tailOffset }
+func (TopicPurged) tail() []byte         { return tailDiscarded }
+func (TopicDeleted) tail() []byte        { return tailDiscarded }
+func (SubscriptionDeleted) tail() []byte { return tailDiscarded }
+func (SubscriptionCreated) tail() []byte { return tailJoined }
+func (SubscriptionSought) tail() []byte  { return tailMoved }
+
 // Encode returns an event's JSON as a [Frame].
 func Encode(e Event) (Frame, error) {
-	switch e := e.(type) {
-	case MessagePublished:
-		return encodeMessage(e, tailOffset)
-	case MessageScheduled:
-		return encodeMessage(e.MessagePublished, tailReleaseAt)
-	case MessageReleased:
-		return encodeUpTo(e, tailOffset)
-	case TopicPurged, TopicDeleted, SubscriptionDeleted:
-		return encodeUpTo(e, tailDiscarded)
-	case SubscriptionCreated:
-		return encodeUpTo(e, tailJoined)
-	case SubscriptionSought:
-		return encodeUpTo(e, tailMoved)
-	default:
-		data, err := marshal(e)
-		return Frame{Head: data}, err
+	if m, ok := e.(MessagePublished); ok {
+		return encodeMessage(m, tailOffset)
 	}
+	if m, ok := e.(MessageScheduled); ok {
+		return encodeMessage(m.MessagePublished, tailReleaseAt)
+	}
+	if c, ok := e.(completed); ok {
+		return encodeUpTo(e, c.tail())
+	}
+	data, err := marshal(e)
+	return Frame{Head: data}, err
 }
 
 // encodeUpTo encodes an event up to its last field, which the log gives.

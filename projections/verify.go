@@ -63,8 +63,10 @@ type VerifyOptions struct {
 	Progress func(events int64)
 }
 
-var readTables = []string{"message_topics", "message_subscriptions", "message_records", "consumption_records",
-	"topic_counts", "group_counts", "dead_letters", "message_schedules"}
+var readTables = []string{
+	"message_topics", "message_subscriptions", "message_records", "consumption_records",
+	"topic_counts", "group_counts", "dead_letters", "message_schedules",
+}
 
 // Verify folds the whole history into tables of its own and compares every row of
 // the read tables with them. It works on one snapshot, so it may run while the

@@ -127,6 +127,8 @@ type Attempt struct {
 	NextRetryAt      *time.Time
 	Attempt          int
 	Reason           *string
+	// StatusCode is what a webhook answered.
+	StatusCode *int
 }
 
 // AttemptsMax is how many of a message's attempts are shown, the newest ones.
@@ -138,7 +140,7 @@ func Attempts(ctx context.Context, db DB, tenantID, messageID string) ([]Attempt
 		Where("message_id = ? AND tenant_id = ?::text::uuid", messageID, tenantID).
 		OrderBy("processed_at DESC", "attempt DESC", "id DESC").Limit(AttemptsMax)
 	q := sq.Select("id::text", "subscription_id::text", "consumer_instance", "partition_id", "offset_value", "status", "processing_time_ms",
-		"error_message", "retry_count", "consumed_at", "processed_at", "next_retry_at", "attempt", "reason").
+		"error_message", "retry_count", "consumed_at", "processed_at", "next_retry_at", "attempt", "reason", "status_code").
 		FromSelect(newest, "a").OrderBy("processed_at", "attempt", "id")
 	return collect[Attempt](ctx, db, "attempts", q)
 }

@@ -74,7 +74,10 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.batch(ctx); err != nil {
 		return err
 	}
-	return b.consume(ctx)
+	if err := b.consume(ctx); err != nil {
+		return err
+	}
+	return b.push(ctx)
 }
 
 var readyAddr = regexp.MustCompile(`http://(127\.0\.0\.1:\d+)`)

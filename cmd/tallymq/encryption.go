@@ -77,24 +77,47 @@ var sealedMark = []byte(`"sealed":true`)
 
 // openEvent decrypts the payload within an event's data.
 func (s *service) openEvent(ctx context.Context, tenantID, kind string, data []byte) ([]byte, error) {
-	if kind != string(events.KindMessagePublished) || !bytes.Contains(data, sealedMark) {
+	if !bytes.Contains(data, sealedMark) {
 		return data, nil
 	}
 	e, err := events.Decode(events.Kind(kind), data)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it does
 	}
-	published, ok := e.(events.MessagePublished)
-	if !ok || !published.Sealed {
-		return data, nil
+	if m, ok := e.(events.MessagePublished); ok {
+		err := s.openMessage(ctx, tenantID, &m)
+		return encodeWith(m, m.Offset, err)
 	}
-	if published.Payload, err = s.openShown(ctx, tenantID, published.TopicID, published.MessageID, published.Payload); err != nil {
+	if m, ok := e.(events.MessageScheduled); ok {
+		err := s.openMessage(ctx, tenantID, &m.MessagePublished)
+		return encodeWith(m, m.ReleaseAtMs, err)
+	}
+	if c, ok := e.(events.ScheduleCreated); ok && c.Sealed {
+		c.Payload, err = s.openShown(ctx, tenantID, c.TopicID, c.ScheduleID, c.Payload)
+		c.Sealed = false
+		return encodeWith(c, 0, err)
+	}
+	return data, nil
+}
+
+func (s *service) openMessage(ctx context.Context, tenantID string, m *events.MessagePublished) (err error) {
+	if !m.Sealed {
+		return nil
+	}
+	m.Payload, err = s.openShown(ctx, tenantID, m.TopicID, m.MessageID, m.Payload)
+	m.Sealed, m.PlainBytes = false, 0
+	return err
+}
+
+// encodeWith is an event's JSON with the value that the log gave it, unless it could not be
+// opened.
+func encodeWith(e events.Event, value int64, err error) ([]byte, error) {
+	if err != nil {
 		return nil, err
 	}
-	published.Sealed, published.PlainBytes = false, 0
-	frame, err := events.Encode(published)
+	frame, err := events.Encode(e)
 	if err != nil {
 		return nil, err //nolint:wrapcheck // says what it does
 	}
-	return frame.Join(strconv.FormatInt(published.Offset, 10)), nil
+	return frame.Join(strconv.FormatInt(value, 10)), nil
 }

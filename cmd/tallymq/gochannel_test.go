@@ -85,7 +85,11 @@ func (s *memoryStore) Append(_ context.Context, _ int, batch []events.Append) ([
 		if err != nil {
 			return nil, err
 		}
-		m := message.NewMessage(a.ID, frame.Join(strconv.FormatInt(offset, 10)))
+		given := strconv.FormatInt(offset, 10)
+		if _, created := a.Event.(events.SubscriptionCreated); created {
+			given = fmt.Sprintf(`{"group":%q,"began":true}`, a.Group)
+		}
+		m := message.NewMessage(a.ID, frame.Join(given))
 		m.Metadata = a.Meta.Metadata(a.Event.Kind(), a.TenantID, a.Version)
 		m.Metadata[events.MetaShard], m.Metadata[events.MetaPosition] = "0", strconv.FormatInt(int64(s.at), 10)
 		// Publishing waits for the projector's ack, which comes after its commit.
@@ -125,7 +129,9 @@ func (s *memoryStore) effect(a events.Append) (offset int64, status events.Statu
 		}
 		s.enqueue(e.TopicID, e.ConsumerGroup, events.Leased{MessageID: e.MessageID, Offset: e.Offset, Attempt: e.Attempt + 1})
 	case events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
-		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionDeleted:
+		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionStopped, events.SubscriptionSought,
+		events.SubscriptionDeleted, events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted,
+		events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
 		panic("not part of the scenario")
 	}
 	return offset, events.StatusAppended
@@ -213,6 +219,24 @@ func (s *memoryStore) TopicByID(context.Context, string) (*events.Aggregate, err
 	return nil, events.ErrNoAggregate
 }
 
+// What these tests do not ask for.
+
+func (s *memoryStore) Subscriptions(context.Context, int, string) ([]*events.Aggregate, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (s *memoryStore) Schedule(context.Context, string) (*events.Aggregate, error) {
+	return nil, errors.ErrUnsupported
+}
+
+func (s *memoryStore) ScheduledTopic(context.Context, string) (topicID string, shard int, err error) {
+	return "", 0, errors.ErrUnsupported
+}
+
+func (s *memoryStore) ReserveAttempt(context.Context, int, string, string) (int64, error) {
+	return 0, errors.ErrUnsupported
+}
+
 func (s *memoryStore) Resume(context.Context, events.LeaseRequest) ([]events.Leased, error) {
 	return nil, errors.New("not part of the scenario")
 }
@@ -261,7 +285,7 @@ func TestCommandsEventsAndProjectionsOnGochannelAndOnRedis(t *testing.T) {
 		require.NoError(t, err)
 		log := redis.New(redis.Config{
 			Client: client, Prefix: cfg.RedisKeyPrefix, Shards: 1, IdempotencyTTL: time.Minute,
-			DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, Logger: logger,
+			DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: logger,
 		})
 		t.Cleanup(func() {
 			log.Close()

@@ -137,6 +137,105 @@ func hostiles() []hostile {
 	}
 }
 
+// hostileDeliveries are likewise, about what is delivered when and to whom.
+func hostileDeliveries() []hostile {
+	const none = "01890a5d-ac96-774b-bcce-b302099a8057"
+	post, get, del := http.MethodPost, http.MethodGet, http.MethodDelete
+	deep := strings.Repeat("[", 40) + strings.Repeat("]", 40)
+	webhook := func(config string) string {
+		return `{"queue":"q","consumerGroup":"w","subscriptionType":"webhook","handlerConfig":{"url":"https://example.com/",` + config + `}}`
+	}
+	filter := func(filter string) string { return `{"queue":"q","consumerGroup":"f","messageFilter":` + filter + `}` }
+	out := []hostile{
+		// later
+		{post, "/publish/delayed", `{"queue":"q","payload":1}`, nil, 400, badRequest, "delayMs"},
+		{post, "/publish/delayed", `{"queue":"q","payload":1,"delayMs":-1}`, nil, 400, badRequest, "delayMs"},
+		{post, "/publish/delayed", `{"queue":"q","payload":1,"delayMs":1e99}`, nil, 400, badRequest, "delayMs"},
+		{post, "/publish/delayed", `{"queue":"q","payload":1,"delayMs":1,"scheduledAt":"2026-01-31T08:00:00Z"}`, nil, 400, badRequest, "scheduledAt"},
+		{post, "/publish/delayed", `{"specversion":"1.0"}`, []string{"Content-Type", eventType}, 415, "MQ_UNSUPPORTED_MEDIA_TYPE", "Content-Type"},
+		{post, "/publish/delayed?queue=q", `{"queue":"q","payload":1,"delayMs":1}`, nil, 400, badRequest, "queue"},
+		{post, "/publish/scheduled", `{"queue":"q","payload":1,"scheduledAt":"2026-01-31"}`, nil, 400, badRequest, "scheduledAt"},
+		{post, "/publish/scheduled", `{"queue":"q","payload":1,"scheduledAt":"1970-01-01T00:00:00Z"}`, nil, 400, badRequest, "scheduledAt"},
+		{post, "/publish/scheduled", `{"queue":"q","payload":1,"scheduledAt":"9999-12-31T23:59:59Z"}`, nil, 400, badRequest, "scheduledAt"},
+		{post, "/publish/batch", `{"messages":[{"queue":"q","payload":1,"delayMs":1}]}`, nil, 400, badRequest, "messages[0].delayMs"},
+		{post, "/publish", `{"queue":"q","payload":1,"maxRetryAttempts":1001}`, nil, 400, badRequest, "maxRetryAttempts"},
+		{post, "/publish", `{"queue":"q","payload":1,"retryDelayMs":-1}`, nil, 400, badRequest, "retryDelayMs"},
+		{post, "/messages/" + none + "/cancel", ``, nil, 404, "MQ_MESSAGE_NOT_FOUND", ""},
+		{post, "/messages/' OR 1=1 --/cancel", ``, nil, 400, badRequest, "id"},
+		{post, "/messages/" + none + "/cancel", `{"x":1}`, nil, 400, badRequest, "x"},
+		{get, "/messages/" + none + "/cancel", ``, nil, 405, "MQ_METHOD_NOT_ALLOWED", ""},
+		// again and again
+		{post, "/schedules", `{"queue":"q","payload":1}`, nil, 400, badRequest, "cron"},
+		{post, "/schedules", `{"queue":"q","payload":1,"cron":"* * * * * *"}`, nil, 400, badRequest, "cron"},
+		{post, "/schedules", `{"queue":"q","payload":1,"cron":"*/0 * * * *"}`, nil, 400, badRequest, "cron"},
+		{post, "/schedules", `{"queue":"q","payload":1,"cron":"* * 31 2 *"}`, nil, 400, badRequest, "cron"},
+		{post, "/schedules", `{"queue":"q","payload":1,"cron":"@daily","timeZone":"../../etc/passwd"}`, nil, 400, badRequest, "cron"},
+		{post, "/schedules", `{"queue":"q","payload":` + deep + `,"cron":"@daily"}`, nil, 400, badRequest, "payload"},
+		{post, "/schedules", `{"queue":"q","payload":1,"cron":"@daily","headers":{"tallymq-tenant":"x"}}`, nil, 400, badRequest, "headers.tallymq-tenant"},
+		{post, "/schedules", `{"queue":"other:q","payload":1,"cron":"@daily"}`, nil, 404, "MQ_QUEUE_NOT_FOUND", ""},
+		{post, "/schedules/" + none + "/pause", ``, nil, 404, "MQ_SCHEDULE_NOT_FOUND", ""},
+		{post, "/schedules/not-an-id/resume", ``, nil, 400, badRequest, "id"},
+		{del, "/schedules/" + none, `{"x":1}`, nil, 400, badRequest, "x"},
+		{get, "/schedules?queue=nothing", ``, nil, 404, "MQ_QUEUE_NOT_FOUND", ""},
+		{get, "/schedules?queue=%ff", ``, nil, 400, badRequest, "queue"},
+		{get, "/schedules/%00", ``, nil, 400, badRequest, "id"},
+		// to whom
+		{post, "/subscriptions", webhook(`"url":"https://a/"`), nil, 400, badRequest, "handlerConfig.url"},
+		{post, "/subscriptions", webhook(`"timeoutMs":60001`), nil, 400, badRequest, "handlerConfig.timeoutMs"},
+		{post, "/subscriptions", webhook(`"ratePerSecond":-1`), nil, 400, badRequest, "handlerConfig.ratePerSecond"},
+		{post, "/subscriptions", webhook(`"nonsense":1`), nil, 400, badRequest, "handlerConfig"},
+		{post, "/subscriptions", webhook(`"headers":{"webhook-signature":"v1,x"}`), nil, 400, badRequest, "handlerConfig"},
+		{post, "/subscriptions", webhook(`"headers":{"host":"localhost"}`), nil, 400, badRequest, "handlerConfig"},
+		{post, "/subscriptions", webhook(`"headers":{"a":"b\r\nc: d"}`), nil, 400, badRequest, "handlerConfig"},
+		{post, "/subscriptions", webhook(`"retryScheduleMs":[-1]`), nil, 400, badRequest, "handlerConfig.retryScheduleMs"},
+		{post, "/subscriptions", filter(`{"sql":"DROP TABLE"}`), nil, 400, badRequest, "messageFilter"},
+		{post, "/subscriptions", filter(`{"cel":"payload."}`), nil, 400, badRequest, "messageFilter"},
+		{post, "/subscriptions", filter(`{"cel":"` + strings.Repeat("(", 500) + `"}`), nil, 400, badRequest, "messageFilter"},
+		{post, "/subscriptions", filter(`{"key":"` + strings.Repeat("k", 4<<10) + `"}`), nil, 400, badRequest, "messageFilter"},
+		{post, "/subscriptions", `{"queue":"q","consumerGroup":"d","deadLetterQueue":"q"}`, nil, 400, badRequest, "deadLetterQueue"},
+		{post, "/subscriptions", `{"queue":"q","consumerGroup":"d","deadLetterQueue":"nothing"}`, nil, 400, badRequest, "deadLetterQueue"},
+		{post, "/subscriptions/{sub}/test-filter", `{}`, nil, 400, badRequest, "payload"},
+		{post, "/subscriptions/{sub}/test-filter", `{"payload":1,"messageFilter":{"cel":"1"}}`, nil, 400, badRequest, "messageFilter"},
+		{get, "/subscriptions/{sub}/secret", ``, nil, 409, "MQ_CONFLICT", ""},
+		{get, "/subscriptions/{sub}/secret?all=1", ``, nil, 400, badRequest, "all"},
+		{post, "/subscriptions/{sub}/rotate-secret", `{"secret":"mine"}`, nil, 400, badRequest, "secret"},
+		// once more
+		{post, "/subscriptions/{sub}/seek", `{}`, nil, 400, badRequest, "to"},
+		{post, "/subscriptions/{sub}/seek", `{"to":-1}`, nil, 400, badRequest, "to"},
+		{post, "/subscriptions/{sub}/seek", `{"to":"0 OR 1=1"}`, nil, 400, badRequest, "to"},
+		{post, "/subscriptions/{sub}/seek", `{"to":["latest"]}`, nil, 400, badRequest, "to"},
+		{post, "/subscriptions/{sub}/redrive", `{"messageIds":[]}`, nil, 400, badRequest, "messageIds"},
+		{post, "/subscriptions/{sub}/redrive", `{"messageIds":["x"]}`, nil, 400, badRequest, "messageIds[0]"},
+		{post, "/subscriptions/{sub}/redrive", `{"reason":"\u0000"}`, nil, 400, badRequest, "reason"},
+		{post, "/subscriptions/{sub}/redrive", `{"from":"2026-02-01T00:00:00Z","to":"2026-01-01T00:00:00Z"}`, nil, 400, badRequest, "to"},
+		{post, "/subscriptions/" + none + "/redrive", `{}`, nil, 404, "MQ_SUBSCRIPTION_NOT_FOUND", ""},
+		{post, "/queues/q/replay", `{}`, nil, 400, badRequest, "subscriptionId"},
+		{post, "/queues/q/replay", `{"queue":"q"}`, nil, 400, badRequest, "queue"},
+		{post, "/queues/q/replay", `{"queue":"nothing"}`, nil, 404, "MQ_QUEUE_NOT_FOUND", ""},
+		{post, "/queues/q/replay", `{"subscriptionId":"` + none + `"}`, nil, 404, "MQ_SUBSCRIPTION_NOT_FOUND", ""},
+		{post, "/queues/q/replay", `{"subscriptionId":"{sub}","speed":1e99}`, nil, 400, badRequest, "speed"},
+		{post, "/jobs/" + none + "/cancel", ``, nil, 404, "MQ_JOB_NOT_FOUND", ""},
+		{post, "/jobs/%2e%2e/cancel", ``, nil, 400, badRequest, "id"},
+		{del, "/jobs/" + none, ``, nil, 405, "MQ_METHOD_NOT_ALLOWED", ""},
+	}
+	return append(out, []hostile{
+		{get, "/jobs?status=lost", ``, nil, 400, badRequest, "status"},
+		{get, "/jobs?kind=purge", ``, nil, 400, badRequest, "kind"},
+		{get, "/jobs?cursor=AAAA", ``, nil, 400, badRequest, "cursor"},
+		{get, "/jobs/1", ``, nil, 400, badRequest, "id"},
+		{get, "/subscriptions/{sub}/dead-letters?reason=bad-luck", ``, nil, 400, badRequest, "reason"},
+		{get, "/subscriptions/{sub}/dead-letters?from=yesterday", ``, nil, 400, badRequest, "from"},
+		{get, "/subscriptions/{sub}/dead-letters?limit=501", ``, nil, 400, badRequest, "limit"},
+		{get, "/subscriptions/{sub}/dead-letters?cursor=%00", ``, nil, 400, badRequest, "cursor"},
+		{get, "/subscriptions/{sub}/ledger?at=now", ``, nil, 400, badRequest, "at"},
+		{get, "/subscriptions/%ff/ledger", ``, nil, 400, badRequest, "id"},
+		{get, "/messages/" + none + "/explain", ``, nil, 400, badRequest, "subscription"},
+		{get, "/messages/" + none + "/explain?subscription=1", ``, nil, 400, badRequest, "subscription"},
+		{get, "/messages/" + none + "/explain?subscription={sub}&subscription={sub}", ``, nil, 400, badRequest, "subscription"},
+		{get, "/messages/" + none + "/explain?subscription={sub}", ``, nil, 404, "MQ_MESSAGE_NOT_FOUND", ""},
+	}...)
+}
+
 // Whatever is sent is answered with what is wrong, where, and what would be right: never
 // with a fault, a stack or an internal name.
 func TestHostileRequests(t *testing.T) {
@@ -145,12 +244,12 @@ func TestHostileRequests(t *testing.T) {
 	require.Equal(t, http.StatusCreated, i.post("/queues", `{"name":"q","partitionCount":2}`).status)
 	var sub struct{ ID string }
 	i.post("/subscriptions", `{"queue":"q","consumerGroup":"g"}`).decode(http.StatusCreated, &sub)
-	all := hostiles()
-	require.GreaterOrEqual(t, len(all), 60)
+	all := append(hostiles(), hostileDeliveries()...)
+	require.GreaterOrEqual(t, len(all), 150)
 	for n, h := range all {
-		path := strings.ReplaceAll(h.path, "{sub}", sub.ID)
-		a := i.raw(h.method, path, h.body, h.headers)
-		name := h.method + " " + path + " " + h.body[:min(len(h.body), 100)]
+		path, body := strings.ReplaceAll(h.path, "{sub}", sub.ID), strings.ReplaceAll(h.body, "{sub}", sub.ID)
+		a := i.raw(h.method, path, body, h.headers)
+		name := h.method + " " + path + " " + body[:min(len(body), 100)]
 		require.Equal(t, h.status, a.status, "%d %s: %s", n, name, a.body)
 		for _, word := range []string{"goroutine", ".go:", "pgx", "redis:", "SQLSTATE"} {
 			require.NotContains(t, string(a.body), word, name)

@@ -65,6 +65,9 @@ func (s *service) folded(shard int, records []events.Record) {
 		if e, ok := records[i].Event.(events.MessagePublished); ok && e.TraceParent != "" {
 			stored = append(stored, e.TraceParent)
 		}
+		if e, ok := records[i].Event.(events.MessageScheduled); ok && e.TraceParent != "" {
+			stored = append(stored, e.TraceParent)
+		}
 	}
 	if len(stored) > 0 {
 		_, end := s.tracing.Fold(context.Background(), stored, shard, len(records))

@@ -25,6 +25,7 @@ func newLife(t *testing.T) *life {
 	s := &stage{truth: newTruth(t), auth: newAuthService(t)}
 	cfg := testConfig(t)
 	cfg.AuthURL, cfg.AuthIssuer = s.auth.url, accessIssuer
+	cfg.WebhookAllow = "127.0.0.0/8"
 	s.main = start(t, cfg, accessToken)
 	l := &life{scene: &scene{stage: s, t: t, tenant: newID()}, byID: map[string]documentedOp{}}
 	for _, op := range operationsOf(s.truth.doc) {
@@ -66,8 +67,8 @@ func TestTheDocumentIsTrueThroughALife(t *testing.T) {
 	l := newLife(t)
 	l.does("createQueue", `{"name":"jobs","displayName":"Jobs","description":"d","schemaDefinition":{"type":"object"},"allowedProducers":["tester"],"isPublic":true,"partitionCount":2}`)
 	l.does("createQueue", `{"name":"dead"}`)
-	sub := text(l.does("createSubscription", `{"queue":"jobs","consumerGroup":"g","offsetResetPolicy":"earliest","maxRetryAttempts":1,"deadLetterQueue":"dead","messageFilter":{"a":1},"handlerConfig":{"b":[2]}}`)["id"])
-	hook := text(l.does("createSubscription", `{"queue":"jobs","consumerGroup":"hook","subscriptionType":"webhook","handlerConfig":{"url":"https://example.com/"}}`)["id"])
+	sub := text(l.does("createSubscription", `{"queue":"jobs","consumerGroup":"g","offsetResetPolicy":"earliest","maxRetryAttempts":1,"deadLetterQueue":"dead","messageFilter":{"key":"k"},"handlerConfig":{"b":[2]}}`)["id"])
+	hook := text(l.does("createSubscription", `{"queue":"jobs","consumerGroup":"hook","subscriptionType":"webhook","status":"paused","handlerConfig":{"url":"https://example.com/"}}`)["id"])
 	message := text(l.does("publish", `{"queue":"jobs","key":"k","payload":{"a":[1,null,"x"]},"headers":{"h":"v"},"correlationId":"c","expiresAt":"`+time.Now().Add(time.Hour).Format(time.RFC3339)+`"}`)["messageId"])
 	l.does("publishBatch", `{"messages":[{"queue":"jobs","payload":1},{"queue":"none","payload":1},{"queue":"jobs","payload":1,"ttlMs":0}]}`)
 
@@ -95,6 +96,8 @@ func TestTheDocumentIsTrueThroughALife(t *testing.T) {
 	require.Len(t, list(l.does("getMessage", "", "messageId", message)["consumption"]), 2)
 	require.Len(t, list(l.does("listMessageEvents", "", "messageId", message)["data"]), 3)
 
+	l.delivers()
+
 	// what only changes
 	l.does("pauseSubscription", "", "id", sub)
 	l.does("resumeSubscription", "{}", "id", sub)
@@ -104,7 +107,7 @@ func TestTheDocumentIsTrueThroughALife(t *testing.T) {
 	l.does("deleteSubscription", "", "id", hook)
 
 	// pages, whole and in parts
-	for _, id := range []string{"listQueues", "listSubscriptions", "listMessages", "listEvents"} {
+	for _, id := range []string{"listQueues", "listSubscriptions", "listMessages", "listEvents", "listSchedules", "listJobs"} {
 		for _, limit := range []string{"1", "500"} {
 			page := l.does(id, "", "limit", limit)
 			require.NotEmpty(t, page["data"], id)

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -15,6 +17,12 @@ const queueFullAt = 40
 
 // platformTenant owns the queues of the internal API.
 const platformTenant = "00000000-0000-0000-0000-000000000000"
+
+// The ids of the document's examples.
+const (
+	exampleSubscription = "019aba3c-4f00-7000-8000-000000000002"
+	exampleMessage      = "019aba3c-4f00-7000-8000-000000000003"
+)
 
 // stage is the instances on which the document is proved.
 type stage struct {
@@ -33,7 +41,10 @@ type scene struct {
 	t                     testing.TB
 	tenant                string
 	subscription, message string
-	undo                  []func()
+	// id is what the path parameter of that name is: the subscription, unless prepared
+	// says otherwise.
+	id   string
+	undo []func()
 }
 
 // newScene makes what an operation needs to have; what it makes itself is left to it.
@@ -46,6 +57,10 @@ func (s *stage) newScene(t testing.TB, op documentedOp) *scene {
 			c.subscription = text(c.post("/subscriptions", `{"queue":"orders","consumerGroup":"billing","offsetResetPolicy":"earliest"}`).is(http.StatusCreated)["id"])
 		}
 		c.message = text(c.post("/publish", `{"queue":"orders","key":"customer-7","payload":1}`).is(http.StatusCreated)["messageId"])
+		c.id = c.subscription
+		if prepare := prepared[op.OperationID]; prepare != nil {
+			prepare(c)
+		}
 	}
 	return c
 }
@@ -71,10 +86,21 @@ func (c *scene) as(tenant, method, path, body string) answer {
 func (c *scene) request(op documentedOp, e example) *docRequest {
 	c.t.Helper()
 	r := op.like(e)
-	for name, id := range map[string]string{"id": c.subscription, "messageId": c.message} {
+	for name, id := range map[string]string{"id": c.id, "messageId": c.message} {
 		if _, ok := r.path[name]; ok {
 			r.path[name] = id
 		}
+	}
+	for example, id := range map[string]string{exampleSubscription: c.subscription, exampleMessage: c.message} {
+		r.body = bytes.ReplaceAll(r.body, []byte(example), []byte(id))
+		for name, values := range r.query {
+			if values[0] == example {
+				r.query.Set(name, id)
+			}
+		}
+	}
+	if op.OperationID == "publishScheduled" {
+		r.set("scheduledAt", time.Now().Add(time.Hour)) // the example's will be past
 	}
 	if slices.Contains([]string{"ack", "nack", "extend"}, op.OperationID) {
 		r.body = []byte(strings.ReplaceAll(string(r.body), "a-token-from-a-pull", c.token()))

@@ -106,11 +106,15 @@ func reusedKey(c *scene, op documentedOp) (*instance, *docRequest) {
 	}
 	r.header.Set("Idempotency-Key", key)
 	c.truth.send(c.t, c.main.url, r)
-	field := map[string]string{"createQueue": "description", "createSubscription": "deadLetterQueue"}[op.OperationID]
-	if field == "" {
-		field = "correlationId"
+	switch op.OperationID {
+	case "createQueue":
+		r.set("description", "another")
+	case "createSubscription":
+		r.set("maxPollRecords", 7)
+	default:
+		r.set("correlationId", "another")
 	}
-	return c.main, r.set(field, "another")
+	return c.main, r
 }
 
 // tooOften uses up a tenant's requests.
@@ -136,6 +140,16 @@ var ways = map[string]map[int]way{
 	"publish":                 {http.StatusConflict: toPaused, http.StatusMultiStatus: mixedEvents},
 	"publishBatch":            {http.StatusConflict: toPaused, http.StatusMultiStatus: mixed},
 	"publishToTopic":          {http.StatusConflict: toPaused, http.StatusMultiStatus: mixedEvents},
+	"publishDelayed":          {http.StatusConflict: toPaused},
+	"publishScheduled":        {http.StatusConflict: toPaused},
+	"cancelMessage":           {http.StatusConflict: published},
+	"createSchedule":          {http.StatusConflict: deletedSince},
+	"seek":                    {http.StatusConflict: tooManyJobsToSeek},
+	"redrive":                 {http.StatusConflict: tooManyJobs},
+	"replay":                  {http.StatusConflict: tooManyJobs},
+	"getSecret":               {http.StatusConflict: noWebhook},
+	"rotateSecret":            {http.StatusConflict: noWebhook},
+	"cancelJob":               {http.StatusConflict: cancelledBefore},
 	"publishUserEvent":        internalWays("user-events"),
 	"publishUserNotification": internalWays("user-notifications"),
 	"publishAuditLog":         internalWays("audit-logs"),
@@ -203,10 +217,11 @@ func internalWays(queue string) map[int]way {
 // after does something once the scene is over.
 func (c *scene) after(undo func()) { c.undo = append(c.undo, undo) }
 
-// full provokes the other 429 of what publishes.
+// full fills the queue, which is the other 429 of what publishes.
 func full(c *scene, op documentedOp) (*instance, *docRequest) {
 	batch := `{"messages":[` + strings.Repeat(`{"queue":"orders","payload":1},`, queueFullAt-2) + `{"queue":"orders","payload":1}]}`
-	c.post("/publish/batch", batch).is(http.StatusCreated)
+	c.post("/publish/batch", batch) // one fewer, where a scheduled one has its room
+	c.post("/publish", `{"queue":"orders","payload":1}`).refused(http.StatusTooManyRequests, "MQ_QUEUE_FULL")
 	r := c.first(op)
 	if op.OperationID == "publishBatch" {
 		r.set("atomic", true)

@@ -58,6 +58,9 @@ func (s *service) prepare(ctx context.Context) error {
 	if s.keys.cursors, err = postgres.ServiceKey(ctx, s.pool, "cursors"); err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
+	if s.keys.webhooks, err = postgres.ServiceKey(ctx, s.pool, "webhook-secrets"); err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
 	return s.openKeyring(ctx)
 }
 

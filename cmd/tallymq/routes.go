@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/tallymq/tallymq/handlers/monitor"
 	"github.com/tallymq/tallymq/handlers/query"
 	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/infra/cron"
 	"github.com/tallymq/tallymq/infra/limits"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/telemetry"
@@ -62,11 +64,14 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 	writes := command.New(command.Deps{
 		TraceParent: telemetry.Traceparent, Refused: s.observer.Refused,
 		Commands: s.dispatcher, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
+		Jobs: jobDesk{s}, Secret: s.secret, MessageStatus: s.messageStatus, NextTick: cron.Next, Open: s.openShown,
 		Stopping: s.draining, Waiting: limits.NewGate("waiting pulls", s.cfg.TenantLongPolls, s.cfg.LongPolls),
 	})
 	reads := query.New(query.Deps{
 		DB: func(tenantID string) queries.DB { return s.reader(tenantID, false) }, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
 		Open: s.openShown, OpenEvent: s.openEvent, MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
+		LedgerLive: s.ledgerLive, WaitFolded: s.waitFolded, AllTenants: func() queries.DB { return postgres.AllTenants(s.pool) },
+		Live: s.liveMessage, NextTick: cron.Next,
 	})
 	watch := monitor.New(monitor.Deps{Measure: s.measure, Health: s.health.now, Status: s.status})
 	if s.roles.has(roleCommand) {
@@ -84,6 +89,15 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 	internalapi.Register(e.Group(internalPrefix), internalapi.Deps{
 		TenantID: s.cfg.PlatformTenant, Publish: writes.PublishToTopic, Detail: reads.Queue, Metrics: watch.Document, Health: watch.Health,
 	})
+}
+
+// messageStatus is what the read side knows of a message, "" for nothing.
+func (s *service) messageStatus(ctx context.Context, tenantID, messageID string) (string, error) {
+	m, err := queries.MessageByID(ctx, s.reader(tenantID, false), tenantID, messageID)
+	if errors.Is(err, queries.ErrNotFound) {
+		return "", nil
+	}
+	return m.Status, err //nolint:wrapcheck // says what it does
 }
 
 // reader is what a caller's queries run on: it shows one tenant's rows, or all.

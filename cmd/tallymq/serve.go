@@ -42,7 +42,6 @@ func serveCommand() *cobra.Command {
 				return err
 			}
 			logger := slog.New(telemetry.NewTraceHandler(telemetry.NewSampler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Level()}))))
-			warnUnused(cfg, logger)
 			tuneMemory()
 			return runService(cmd.Context(), cfg, logger, options{
 				token: cfg.ServiceToken, roles: parts,
@@ -84,11 +83,8 @@ func loadConfig(serving bool) (config.Config, error) {
 	return cfg, nil
 }
 
-func warnUnused(cfg config.Config, logger *slog.Logger) {
-	if len(cfg.Unused) > 0 {
-		logger.Warn("set, but this version does not act on them yet", "variables", cfg.Unused)
-	}
-}
+// devNetworks are where `dev` lets webhooks be: on the developer's own machine.
+const devNetworks = "127.0.0.0/8,::1/128"
 
 func devCommand() *cobra.Command {
 	var dir string
@@ -135,7 +131,6 @@ func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out i
 		level = cfg.Level()
 	}
 	logger := slog.New(telemetry.NewSampler(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
-	warnUnused(cfg, logger)
 	tuneMemory()
 	if noop || os.Getenv("TENANT_REQUESTS_PER_SECOND") == "" {
 		cfg.TenantRequests = 0
@@ -145,6 +140,9 @@ func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out i
 	}
 	if noop {
 		cfg.QueueLengthMax = 0
+	}
+	if cfg.WebhookAllow == "" {
+		cfg.WebhookAllow = devNetworks
 	}
 	stop, err := startStack(ctx, &cfg, dir)
 	defer func() { err = errors.Join(err, stop()) }()

@@ -23,15 +23,19 @@ import (
 	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/handlers/command"
+	"github.com/tallymq/tallymq/handlers/delivery"
 	"github.com/tallymq/tallymq/handlers/handover"
+	"github.com/tallymq/tallymq/handlers/jobs"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/infra/auth"
 	"github.com/tallymq/tallymq/infra/config"
+	"github.com/tallymq/tallymq/infra/cron"
 	"github.com/tallymq/tallymq/infra/keyring"
 	"github.com/tallymq/tallymq/infra/limits"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/redis"
 	"github.com/tallymq/tallymq/infra/telemetry"
+	"github.com/tallymq/tallymq/infra/webhook"
 	"github.com/tallymq/tallymq/projections"
 )
 
@@ -84,6 +88,10 @@ type service struct {
 	handler atomic.Pointer[http.Handler]
 	ready   atomic.Bool
 
+	webhooks *webhook.Client
+	pusher   *delivery.Pusher
+	jobs     *jobs.Jobs
+
 	log        *redis.Log
 	dispatcher *commands.Dispatcher
 	keys       serviceKeys
@@ -98,7 +106,7 @@ type service struct {
 }
 
 // serviceKeys are the keys that every instance of a store shares.
-type serviceKeys struct{ tokens, cursors []byte }
+type serviceKeys struct{ tokens, cursors, webhooks []byte }
 
 // options is how a service is run.
 type options struct {
@@ -186,6 +194,9 @@ func (s *service) close(stopWork context.CancelFunc) {
 	if s.log != nil {
 		s.log.Close()
 	}
+	if s.webhooks != nil {
+		s.webhooks.Close()
+	}
 	if s.redis != nil {
 		_ = s.redis.Close()
 	}
@@ -199,7 +210,18 @@ func (s *service) close(stopWork context.CancelFunc) {
 
 // start opens the stores, waits for them, and starts what runs in the background.
 func (s *service) start(ctx, work context.Context) error {
-	var err error
+	if err := s.openStores(ctx, work); err != nil {
+		return err
+	}
+	if err := s.assemble(); err != nil {
+		return err
+	}
+	s.runParts(work)
+	return nil
+}
+
+// openStores returns once both stores are there and fit.
+func (s *service) openStores(ctx, work context.Context) (err error) {
 	if s.redis, err = redis.Open(s.cfg.RedisURL); err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}
@@ -211,7 +233,7 @@ func (s *service) start(ctx, work context.Context) error {
 	}
 	for {
 		if err = s.prepare(ctx); err == nil {
-			break
+			return nil
 		}
 		if ctx.Err() != nil || isFinal(err) {
 			return err
@@ -223,23 +245,33 @@ func (s *service) start(ctx, work context.Context) error {
 		case <-time.After(prepareRetry):
 		}
 	}
+}
+
+// assemble puts together what works on the stores.
+func (s *service) assemble() (err error) {
 	s.log = redis.New(redis.Config{
 		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, Logger: s.logger,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: s.logger,
 	})
+	allowed, err := s.cfg.AllowedNetworks()
+	if err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	s.webhooks = webhook.New(webhook.Config{Allow: allowed, UserAgent: "TallyMQ/" + version})
 	seal := s.seal
 	if s.keyring == nil {
 		seal = nil
 	}
 	s.dispatcher = commands.NewDispatcher(s.log, commands.Config{
 		Observer: s.observer, Traced: s.traced, Seal: seal, Open: s.open,
+		Filter: compileFilter, NextTick: cron.Next, CheckWebhook: s.checkWebhook, PullMessages: s.cfg.PullMessages,
 		Shards: s.cfg.Shards, AckTimeout: s.cfg.AckTimeout(), SessionTimeout: s.cfg.SessionTimeout(), MessageTTL: s.cfg.MessageTTL(),
 		PayloadBytesMax: s.cfg.MessageSizeBytesMax, PullBytesMax: pullBytesMax, TokenKey: s.keys.tokens, Logger: s.logger,
 		Now: time.Now, NewID: newID, Rand: chance,
 	})
-	if s.cfg.AuthURL != "" {
-		s.tokens = auth.New(auth.Config{URL: s.cfg.AuthURL, Issuer: s.cfg.Issuer(), Audience: s.cfg.AuthAudience, Logger: s.logger})
-		s.background.Go(func() { s.tokens.Run(work) })
+	s.jobs = s.newJobs()
+	if s.pusher, err = s.newPusher(); err != nil {
+		return err
 	}
 	s.limiter, err = limits.NewLimiter(limits.Rates{
 		Requests: limits.Rate{PerSecond: s.cfg.TenantRequests}, Bytes: limits.Rate{PerSecond: s.cfg.TenantBytes},
@@ -248,13 +280,26 @@ func (s *service) start(ctx, work context.Context) error {
 	if err != nil {
 		return err //nolint:wrapcheck // checked when the configuration was read
 	}
+	return nil
+}
+
+// runParts starts what runs in the background.
+func (s *service) runParts(work context.Context) {
+	if s.cfg.AuthURL != "" {
+		s.tokens = auth.New(auth.Config{URL: s.cfg.AuthURL, Issuer: s.cfg.Issuer(), Audience: s.cfg.AuthAudience, Logger: s.logger})
+		s.background.Go(func() { s.tokens.Run(work) })
+	}
 	s.background.Go(func() { s.log.Run(work) })
 	s.background.Go(func() { s.postMeasures(work) })
 	if s.roles.has(roleDelivery) {
-		s.background.Go(func() { s.log.RunDue(work, s.dispatcher.ExpireLeases) })
+		s.background.Go(func() {
+			s.log.RunDue(work, redis.DueWork{Expired: s.dispatcher.ExpireLeases, Tick: s.dispatcher.Tick, Forward: s.dispatcher.ForwardDeadLetter})
+		})
 		s.background.Go(func() { s.makePlatformQueues(work) })
 		s.handover = s.newHandover()
 		s.background.Go(func() { s.handover.Run(work) })
+		s.background.Go(func() { s.jobs.Run(work) })
+		s.background.Go(func() { s.push(work) })
 	}
 	s.background.Go(func() { s.health.run(work, s.cfg.HealthInterval()) })
 	if s.roles.has(roleProjector) {
@@ -263,7 +308,6 @@ func (s *service) start(ctx, work context.Context) error {
 			s.background.Go(func() { s.project(work, shard) })
 		}
 	}
-	return nil
 }
 
 // project folds a shard until ctx ends.

@@ -16,13 +16,15 @@ import (
 func (s *service) queueState(ctx context.Context, q queries.Queue) (query.State, error) {
 	live, err := s.log.TopicState(ctx, q.Shard, q.ID, q.PartitionCount)
 	if err != nil {
-		return query.State{}, fmt.Errorf("%w: %w", query.ErrStateUnavailable, err)
+		return query.State{}, unavailableState(err)
 	}
 	return countState(live), nil
 }
 
+func unavailableState(err error) error { return fmt.Errorf("%w: %w", query.ErrStateUnavailable, err) }
+
 func countState(live redis.TopicState) query.State {
-	out := query.State{Groups: []query.GroupState{}, Partitions: []query.PartitionState{}}
+	out := query.State{Scheduled: live.Scheduled, Groups: []query.GroupState{}, Partitions: []query.PartitionState{}}
 	groups := map[string]*query.GroupState{}
 	group := func(name string) *query.GroupState {
 		if groups[name] == nil {
@@ -48,6 +50,8 @@ func countState(live redis.TopicState) query.State {
 		of := group(r.Group)
 		of.Pending += r.Leased
 		of.Retrying += r.Ready - r.Leased + r.Waiting
+		of.Held += r.Held
+		of.Lag += r.Held
 		of.OldestUnackedMs = older(of.OldestUnackedMs, age(live.NowMs, r.First))
 	}
 	for _, g := range groups {

@@ -10,7 +10,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
+	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/infra/redis"
 	"github.com/tallymq/tallymq/projections"
 )
 
@@ -23,8 +25,9 @@ func verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Fold the event history of DATABASE_URL again and compare every row of the read tables",
 		Long: `Folds the whole event history into temporary tables and compares them with the read
-tables, row by row, on one snapshot: the service may go on meanwhile. Exits with 1
-where they differ.`,
+tables, row by row, on one snapshot: the service may go on meanwhile. With REDIS_URL it
+also counts every consumer group's messages in both stores at the same position of the
+log. Exits with 1 where they differ.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pool, err := openDatabase(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
@@ -57,10 +60,42 @@ func runVerify(cmd *cobra.Command, pool *pgxpool.Pool) error {
 		return err //nolint:wrapcheck // says what it does
 	}
 	printReport(cmd.OutOrStdout(), report)
-	if !report.OK() {
+	isBalanced, err := verifyWithRedis(cmd, pool, o.Shards)
+	if err != nil {
+		return err
+	}
+	if !report.OK() || !isBalanced {
 		return exitError{status: 1}
 	}
 	return nil
+}
+
+// verifyWithRedis holds the ledger against the Redis that REDIS_URL names.
+func verifyWithRedis(cmd *cobra.Command, pool *pgxpool.Pool, shards int) (isBalanced bool, err error) {
+	cfg, err := loadConfig(false)
+	if err != nil {
+		return false, err
+	}
+	if cfg.RedisURL == "" {
+		_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%-22s not checked: REDIS_URL is not set\n", "ledger")
+		return true, nil
+	}
+	client, err := redis.Open(cfg.RedisURL)
+	if err != nil {
+		return false, err //nolint:wrapcheck // names the variable
+	}
+	defer func() { _ = client.Close() }()
+	log := redis.New(redis.Config{
+		Client: client, Prefix: cfg.RedisKeyPrefix, Shards: shards, Logger: slog.New(slog.DiscardHandler),
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
+	})
+	defer log.Close()
+	groups, wrong, err := verifyLedgers(cmd.Context(), pool, log)
+	if err != nil {
+		return false, fmt.Errorf("verify: %w", err)
+	}
+	printLedgers(cmd.OutOrStdout(), groups, wrong)
+	return len(wrong) == 0, nil
 }
 
 func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOptions, error) {

@@ -162,15 +162,28 @@ func (h *Handlers) changer(c echo.Context) (commands.Caller, *int64, error) {
 	return caller, version, err
 }
 
-// changerWithoutBody is changer of a request that has nothing to say: no body, or an
-// empty object.
+// changerWithoutBody is changer of a request that has nothing to say.
 func (h *Handlers) changerWithoutBody(c echo.Context) (commands.Caller, *int64, error) {
-	if c.Request().ContentLength != 0 {
-		if err := web.Decode(c, &struct{}{}, AdminBodyMax); err != nil {
-			return commands.Caller{}, nil, err
-		}
+	if err := nothing(c); err != nil {
+		return commands.Caller{}, nil, err
 	}
 	return h.changer(c)
+}
+
+// callerWithoutBody is the caller of a request that has nothing to say.
+func (h *Handlers) callerWithoutBody(c echo.Context) (commands.Caller, error) {
+	if err := nothing(c); err != nil {
+		return commands.Caller{}, err
+	}
+	return h.caller(c)
+}
+
+// nothing reads the body of a request that has nothing to say: none, or an empty object.
+func nothing(c echo.Context) error {
+	if c.Request().ContentLength == 0 {
+		return nil
+	}
+	return web.Decode(c, &struct{}{}, AdminBodyMax)
 }
 
 var entityTag = regexp.MustCompile(`^"([0-9]{1,18})"$`)

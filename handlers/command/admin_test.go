@@ -218,7 +218,7 @@ func TestAFullQueueSaysWhenToComeBack(t *testing.T) {
 	b := setup(t)
 	log := redis.New(redis.Config{
 		Client: b.client, Prefix: b.prefix, Shards: shards, IdempotencyTTL: time.Minute, Logger: slog.Default(), QueueLengthMax: 2,
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
 	})
 	t.Cleanup(log.Close)
 	full := setup(t, func(d *command.Deps) {

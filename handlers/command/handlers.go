@@ -44,6 +44,15 @@ type Deps struct {
 	// TraceParent is the request's own trace context, "" where it is not traced; nil
 	// is for a service without tracing.
 	TraceParent func(context.Context) string
+	Jobs        Jobs
+	// Secret derives a webhook's secret.
+	Secret func(info string) string
+	// Open decrypts a schedule's payload; it is asked only for what is encrypted.
+	Open func(ctx context.Context, tenantID, topicID, scheduleID string, payload []byte) ([]byte, error)
+	// MessageStatus is what the read side knows of a message: its status, "" for none.
+	MessageStatus func(ctx context.Context, tenantID, messageID string) (string, error)
+	// NextTick is when a schedule ticks next.
+	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
 	// Refused is told the code of every command that is refused, nil for nobody.
 	Refused func(code string)
 	// Stopping ends waiting pulls when it ends; nil never does.
@@ -67,6 +76,8 @@ func (h *Handlers) Register(g *echo.Group) {
 	publish := web.Require(web.ScopePublish)
 	g.POST("/publish", h.publish, publish)
 	g.POST("/publish/batch", h.publishBatch, publish)
+	g.POST("/publish/delayed", h.publishDelayed, publish)
+	g.POST("/publish/scheduled", h.publishScheduled, publish)
 	g.POST("/topics/:name/publish", h.PublishToTopic, publish)
 	// Whoever consumes may see to their own subscriptions.
 	subscribe := web.Require(web.ScopeAdmin, web.ScopeConsume)
@@ -75,11 +86,30 @@ func (h *Handlers) Register(g *echo.Group) {
 	g.DELETE("/subscriptions/:id", h.deleteSubscription, subscribe)
 	g.POST("/subscriptions/:id/pause", h.pauseSubscription, subscribe)
 	g.POST("/subscriptions/:id/resume", h.resumeSubscription, subscribe)
+	h.registerDelivery(g)
 	consume := web.Require(web.ScopeConsume)
 	g.POST("/subscriptions/:id/pull", h.pull, consume)
 	g.POST("/subscriptions/:id/ack", h.ack, consume)
 	g.POST("/subscriptions/:id/nack", h.nack, consume)
 	g.POST("/subscriptions/:id/extend", h.extend, consume)
+}
+
+// registerDelivery adds the routes that steer when and to whom messages come.
+func (h *Handlers) registerDelivery(g *echo.Group) {
+	schedule := web.Require(web.ScopePublish, web.ScopeAdmin)
+	g.POST("/messages/:id/cancel", h.cancelMessage, schedule)
+	g.POST("/schedules", h.createSchedule, schedule)
+	g.POST("/schedules/:id/pause", h.pauseSchedule, schedule)
+	g.POST("/schedules/:id/resume", h.resumeSchedule, schedule)
+	g.DELETE("/schedules/:id", h.deleteSchedule, schedule)
+	subscribe := web.Require(web.ScopeAdmin, web.ScopeConsume)
+	g.POST("/subscriptions/:id/seek", h.seek, subscribe)
+	g.POST("/subscriptions/:id/test-filter", h.testFilter, subscribe)
+	g.GET("/subscriptions/:id/secret", h.secrets, subscribe)
+	g.POST("/subscriptions/:id/rotate-secret", h.rotateSecret, subscribe)
+	g.POST("/subscriptions/:id/redrive", h.redrive, subscribe)
+	g.POST("/queues/:name/replay", h.replay, web.Require(web.ScopeAdmin))
+	g.POST("/jobs/:id/cancel", h.cancelJob, subscribe)
 }
 
 var (
@@ -132,6 +162,9 @@ var statuses = map[commands.Code]int{
 	commands.CodeForbidden:            http.StatusForbidden,
 	commands.CodeQueueNotFound:        http.StatusNotFound,
 	commands.CodeSubscriptionNotFound: http.StatusNotFound,
+	commands.CodeMessageNotFound:      http.StatusNotFound,
+	commands.CodeScheduleNotFound:     http.StatusNotFound,
+	commands.CodeJobNotFound:          http.StatusNotFound,
 	commands.CodeConflict:             http.StatusConflict,
 	commands.CodePublishFailed:        http.StatusConflict,
 	commands.CodeConsumerError:        http.StatusConflict,

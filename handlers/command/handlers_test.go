@@ -305,6 +305,11 @@ func TestAStoreThatDoesNotAnswerIs503(t *testing.T) {
 		"/publish/batch":                 `{"messages":[{"queue":"orders","payload":1},{"queue":"orders","payload":2}]}`,
 		"/subscriptions":                 `{"queue":"orders","consumerGroup":"h"}`,
 		"/subscriptions/" + id + "/pull": `{}`,
+		"/publish/delayed":               `{"queue":"orders","payload":1,"delayMs":1000}`,
+		"/messages/" + id + "/cancel":    `{}`,
+		"/schedules":                     `{"queue":"orders","payload":1,"cron":"@daily"}`,
+		"/schedules/" + id + "/pause":    `{}`,
+		"/subscriptions/" + id + "/seek": `{"to":"latest"}`,
 	} {
 		rec := b.post(path, body)
 		p := decode[problem](t, rec, http.StatusServiceUnavailable)

@@ -117,6 +117,10 @@ func hostileMessages(path, queue string) []hostileCase {
 		{"partition below all", path, with(`"partition":-1`), nil, 400, invalid, "partition", "0 to 1"},
 		{"partition past int64", path, with(`"partition":9223372036854775808`), nil, 400, invalid, "partition", "an integer"},
 		{"half a partition", path, with(`"partition":0.5`), nil, 400, invalid, "partition", "an integer"},
+		{"tried for ever", path, with(`"maxRetryAttempts":1001`), nil, 400, invalid, "maxRetryAttempts", "0 to 1000"},
+		{"tried less than once", path, with(`"maxRetryAttempts":-1`), nil, 400, invalid, "maxRetryAttempts", "0 to 1000"},
+		{"tried again too late", path, with(`"retryDelayMs":86400001`), nil, 400, invalid, "retryDelayMs", "0 to 86400000"},
+		{"tried again in the past", path, with(`"retryDelayMs":-1`), nil, 400, invalid, "retryDelayMs", "0 to 86400000"},
 		{"no time to live", path, with(`"ttlMs":0`), nil, 400, invalid, "ttlMs", "1 to 31536000000"},
 		{"expired", path, with(`"expiresAt":"2020-01-01T00:00:00Z"`), nil, 400, invalid, "expiresAt", "in the future, within 365 days"},
 		{"no time", path, with(`"expiresAt":"tomorrow"`), nil, 400, invalid, "expiresAt", "a time as in RFC 3339, such as 2026-01-31T08:00:00Z"},
@@ -232,7 +236,12 @@ func TestHostileInput(t *testing.T) {
 	cases = append(cases, hostileBatches()...)
 	cases = append(cases, hostileMessages("/publish", `"queue":"orders",`)...)
 	cases = append(cases, hostileMessages("/topics/orders/publish", "")...)
-	for _, path := range []string{"/queues", "/publish", "/publish/batch", "/topics/orders/publish", "/subscriptions", "/subscriptions/" + id + "/pull", "/subscriptions/" + id + "/ack", "/subscriptions/" + id + "/nack", "/subscriptions/" + id + "/extend"} {
+	cases = append(cases, hostileDelivery(id)...)
+	paths := []string{"/queues", "/publish", "/publish/batch", "/publish/delayed", "/publish/scheduled", "/topics/orders/publish", "/schedules", "/queues/orders/replay", "/subscriptions"}
+	for _, what := range []string{"pull", "ack", "nack", "extend", "seek", "test-filter", "redrive"} {
+		paths = append(paths, "/subscriptions/"+id+"/"+what)
+	}
+	for _, path := range paths {
 		cases = append(cases, hostileToAll(path)...)
 	}
 	cases = append(cases,

@@ -24,6 +24,9 @@ type messageRequest struct {
 	Partition     *int              `json:"partition"`
 	TTLMs         *int64            `json:"ttlMs"`
 	ExpiresAt     *time.Time        `json:"expiresAt"`
+	// MaxRetryAttempts and RetryDelayMs override those of subscriptions.
+	MaxRetryAttempts *int `json:"maxRetryAttempts"`
+	RetryDelayMs     *int `json:"retryDelayMs"`
 }
 
 // publishRequest is the body of POST /publish, and one of a batch.
@@ -39,15 +42,17 @@ type batchRequest struct {
 	Atomic   bool             `json:"atomic"`
 }
 
-// publishAnswer says where a message stands.
+// publishAnswer says where a message stands. One that is to be published later has a
+// ScheduledAt, and neither an offset nor a time yet.
 type publishAnswer struct {
-	MessageID   string   `json:"messageId"`
-	Queue       string   `json:"queue"`
-	Partition   int      `json:"partition"`
-	Offset      int64    `json:"offset"`
-	Status      string   `json:"status"`
-	PublishedAt web.Time `json:"publishedAt"`
-	Duplicate   bool     `json:"duplicate"`
+	MessageID   string    `json:"messageId"`
+	Queue       string    `json:"queue"`
+	Partition   int       `json:"partition"`
+	Offset      *int64    `json:"offset"`
+	Status      string    `json:"status"`
+	PublishedAt *web.Time `json:"publishedAt"`
+	ScheduledAt *web.Time `json:"scheduledAt,omitempty"`
+	Duplicate   bool      `json:"duplicate"`
 }
 
 // refusedAnswer is a batch's answer for a message that was not taken.
@@ -69,7 +74,7 @@ func (h *Handlers) publish(c echo.Context) error {
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
 		return err
 	}
-	return h.publishOne(c, req)
+	return h.publishOne(c, h.message(c, req))
 }
 
 // PublishToTopic publishes to the queue that the path parameter name names.
@@ -81,17 +86,17 @@ func (h *Handlers) PublishToTopic(c echo.Context) error {
 	if err := web.Decode(c, &req, h.bodyMax()); err != nil {
 		return err
 	}
-	return h.publishOne(c, publishRequest{messageRequest: req, Queue: c.Param("name")})
+	return h.publishOne(c, h.message(c, publishRequest{messageRequest: req, Queue: c.Param("name")}))
 }
 
 func (h *Handlers) bodyMax() int64 { return int64(h.deps.PayloadBytesMax) + envelopeMax }
 
-func (h *Handlers) publishOne(c echo.Context, req publishRequest) error {
+func (h *Handlers) publishOne(c echo.Context, m commands.Publish) error {
 	caller, err := h.caller(c)
 	if err != nil {
 		return err
 	}
-	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{h.message(c, req)}, false)
+	results, err := h.deps.Commands.Publish(c.Request().Context(), caller, []commands.Publish{m}, false)
 	if err != nil {
 		return h.httpError(err)
 	}
@@ -204,13 +209,19 @@ func (h *Handlers) message(c echo.Context, req publishRequest) commands.Publish 
 	return commands.Publish{
 		ID: h.deps.NewID(), Queue: req.Queue, Payload: json.RawMessage(req.Payload), Key: req.Key, Headers: onBehalf(c, req.Headers),
 		CorrelationID: req.CorrelationID, ContentType: req.ContentType, Partition: req.Partition,
-		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt, Refused: h.checkPayload(req.Payload),
+		TTLMs: req.TTLMs, ExpiresAt: req.ExpiresAt, MaxRetryAttempts: req.MaxRetryAttempts, RetryDelayMs: req.RetryDelayMs,
+		Refused: h.checkPayload(req.Payload),
 	}
 }
 
 func answer(r commands.Published) publishAnswer {
-	return publishAnswer{
-		MessageID: r.MessageID, Queue: r.Queue, Partition: r.Partition, Offset: r.Offset, Status: "published",
-		PublishedAt: timeOf(r.Position.Ms()), Duplicate: r.Duplicate,
+	out := publishAnswer{MessageID: r.MessageID, Queue: r.Queue, Partition: r.Partition, Duplicate: r.Duplicate}
+	if r.ReleaseAtMs != 0 {
+		at := timeOf(r.ReleaseAtMs)
+		out.Status, out.ScheduledAt = "scheduled", &at
+		return out
 	}
+	at := timeOf(r.Position.Ms())
+	out.Status, out.Offset, out.PublishedAt = "published", &r.Offset, &at
+	return out
 }

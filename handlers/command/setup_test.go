@@ -22,6 +22,7 @@ import (
 	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/handlers/command"
 	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/infra/cron"
 	"github.com/tallymq/tallymq/infra/devstack"
 	"github.com/tallymq/tallymq/infra/redis"
 )
@@ -51,18 +52,18 @@ func setup(t testing.TB, change ...func(*command.Deps)) *testBundle {
 	require.NoError(t, err)
 	log := redis.New(redis.Config{
 		Client: client, Prefix: prefix, Shards: shards, IdempotencyTTL: time.Minute, Logger: slog.Default(),
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
 	})
 	t.Cleanup(func() {
 		log.Close()
 		_ = client.Close()
 	})
 	deps := command.Deps{
-		Commands: commands.NewDispatcher(log, commands.Config{
-			Shards: shards, AckTimeout: 10 * time.Second, SessionTimeout: 30 * time.Second, PayloadBytesMax: payloadMax, PullBytesMax: 1 << 20,
-			TokenKey: []byte("key"), Logger: slog.Default(), Now: time.Now, NewID: newID, Rand: func() float64 { return 0 },
-		}),
-		NewID: newID, PayloadBytesMax: payloadMax, Logger: slog.New(slog.DiscardHandler),
+		Commands: commands.NewDispatcher(log, dispatcherConfig()),
+		NewID:    newID, PayloadBytesMax: payloadMax, Logger: slog.New(slog.DiscardHandler), NextTick: cron.Next,
+		Secret:        func(info string) string { return "whsec_" + info },
+		MessageStatus: func(context.Context, string, string) (string, error) { return "", nil },
+		Jobs:          &fakeJobs{},
 	}
 	for _, c := range change {
 		c(&deps)
@@ -74,11 +75,19 @@ func setup(t testing.TB, change ...func(*command.Deps)) *testBundle {
 	return &testBundle{Handler: e, client: client, log: log, prefix: prefix}
 }
 
+func dispatcherConfig() commands.Config {
+	return commands.Config{
+		Shards: shards, AckTimeout: 10 * time.Second, SessionTimeout: 30 * time.Second, PayloadBytesMax: payloadMax, PullBytesMax: 1 << 20,
+		TokenKey: []byte("key"), Logger: slog.Default(), Now: time.Now, NewID: newID, Rand: func() float64 { return 0 },
+		NextTick: cron.Next, Filter: compileFilter,
+	}
+}
+
 // identify believes what a test says of its caller.
 func identify(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		header := c.Request().Header
-		who := web.Identity{TenantID: tenant, Subject: header.Get("X-Test-Subject")}
+		who := web.Identity{TenantID: tenant, Subject: header.Get("X-Test-Subject"), Scopes: header.Values("X-Test-Scope")}
 		if other := header.Get("X-Test-Tenant"); other != "" {
 			who.TenantID = other
 		}

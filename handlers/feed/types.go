@@ -18,8 +18,11 @@ const typeItemsMax = 50
 var kinds = []events.Kind{
 	events.KindTopicCreated, events.KindTopicUpdated, events.KindTopicPurged, events.KindTopicDeleted,
 	events.KindSubscriptionCreated, events.KindSubscriptionUpdated, events.KindSubscriptionPaused, events.KindSubscriptionResumed,
-	events.KindSubscriptionDeleted,
-	events.KindMessagePublished, events.KindMessageConsumed, events.KindMessageFailed, events.KindMessageDeadLettered,
+	events.KindSubscriptionStopped, events.KindSubscriptionSought, events.KindSubscriptionDeleted,
+	events.KindScheduleCreated, events.KindSchedulePaused, events.KindScheduleResumed, events.KindScheduleDeleted,
+	events.KindMessagePublished, events.KindMessageScheduled, events.KindMessageReleased, events.KindMessageCancelled,
+	events.KindMessageConsumed, events.KindMessageFailed, events.KindMessageDeadLettered, events.KindMessageFiltered,
+	events.KindMessageExpired, events.KindMessageRedriven,
 }
 
 // parseTypes reads ?type=: kinds (message.published), or groups of them (message. or

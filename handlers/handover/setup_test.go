@@ -67,7 +67,7 @@ func setup(t testing.TB) *testBundle {
 	t.Cleanup(func() { _ = client.Close() })
 	b.log = redis.New(redis.Config{
 		Client: client, Prefix: prefix, Shards: shards, IdempotencyTTL: time.Minute, Logger: discard(),
-		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription,
+		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule,
 	})
 	t.Cleanup(b.log.Close)
 	b.Dispatcher = commands.NewDispatcher(b.log, commands.Config{
@@ -79,7 +79,7 @@ func setup(t testing.TB) *testBundle {
 	var work sync.WaitGroup
 	t.Cleanup(func() { cancel(); work.Wait() })
 	work.Go(func() { b.log.Run(ctx) })
-	work.Go(func() { b.log.RunDue(ctx, b.ExpireLeases) })
+	work.Go(func() { b.log.RunDue(ctx, redis.DueWork{Expired: b.ExpireLeases, Tick: b.Tick, Forward: b.ForwardDeadLetter}) })
 	for shard := range shards {
 		work.Go(func() {
 			projections.New(projections.Config{

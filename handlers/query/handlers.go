@@ -18,10 +18,12 @@ const (
 	codeQueueNotFound        = "MQ_QUEUE_NOT_FOUND"
 	codeSubscriptionNotFound = "MQ_SUBSCRIPTION_NOT_FOUND"
 	codeMessageNotFound      = "MQ_MESSAGE_NOT_FOUND"
+	codeScheduleNotFound     = "MQ_SCHEDULE_NOT_FOUND"
+	codeJobNotFound          = "MQ_JOB_NOT_FOUND"
 )
 
-// ErrStateUnavailable is what Deps.State's error is wrapped in where Redis does not
-// answer.
+// ErrStateUnavailable is what the errors of Deps.State and Deps.LedgerLive are wrapped in
+// where Redis does not answer.
 var ErrStateUnavailable = errors.New("live state is not available")
 
 // queryTimeout bounds one request's queries.
@@ -40,7 +42,20 @@ type Deps struct {
 	OpenEvent func(ctx context.Context, tenantID, kind string, data []byte) ([]byte, error)
 	// MessageIDBound is the least message id that can be of an instant or later.
 	MessageIDBound func(time.Time) string
-	Logger         *slog.Logger
+	// LedgerLive returns where a group's messages are, all of it and its position at one
+	// moment, or queries.ErrNotFound where the log has no such group.
+	LedgerLive func(ctx context.Context, topic queries.QueueRef, group string) (LedgerLive, error)
+	// WaitFolded returns once the read tables have everything of a shard up to a position.
+	WaitFolded func(ctx context.Context, shard int, position int64) error
+	// AllTenants is what the ledger of a group of another tenant's queue is counted on:
+	// its topic's events are that tenant's.
+	AllTenants func() queries.DB
+	// Live returns where a message is for a group at this moment; nil, or nothing, is not
+	// known.
+	Live func(ctx context.Context, q queries.Question) (*queries.LiveMessage, error)
+	// NextTick is when a schedule ticks next after a time.
+	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
+	Logger   *slog.Logger
 }
 
 // Handlers serves the query API.
@@ -59,6 +74,13 @@ func (h *Handlers) Register(g *echo.Group) {
 	g.GET("/messages", h.messages, read)
 	g.GET("/messages/:id", h.message, read)
 	g.GET("/messages/:id/events", h.messageEvents, read)
+	g.GET("/messages/:id/explain", h.explain, read)
+	g.GET("/subscriptions/:id/dead-letters", h.deadLetters, web.Require(web.ScopeRead, web.ScopeConsume, web.ScopeAdmin))
+	g.GET("/subscriptions/:id/ledger", h.ledger, read)
+	g.GET("/schedules", h.schedules, read)
+	g.GET("/schedules/:id", h.schedule, read)
+	g.GET("/jobs", h.jobs, read)
+	g.GET("/jobs/:id", h.job, read)
 }
 
 // page is a part of a list, as the API shows it.

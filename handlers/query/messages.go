@@ -50,20 +50,22 @@ type messageAnswer struct {
 
 // attemptAnswer is a consumption record as the API shows it.
 type attemptAnswer struct {
-	ID               string    `json:"id"`
-	SubscriptionID   string    `json:"subscriptionId"`
-	ConsumerInstance string    `json:"consumerInstance"`
-	Partition        *int      `json:"partition"`
-	Offset           *int64    `json:"offset"`
-	Status           string    `json:"status"`
-	Attempt          int       `json:"attempt"`
-	RetryCount       int       `json:"retryCount"`
-	ProcessingTimeMs *int      `json:"processingTimeMs"`
-	Reason           *string   `json:"reason"`
-	ErrorMessage     *string   `json:"errorMessage"`
-	ConsumedAt       *web.Time `json:"consumedAt"`
-	ProcessedAt      *web.Time `json:"processedAt"`
-	NextRetryAt      *web.Time `json:"nextRetryAt"`
+	ID               string  `json:"id"`
+	SubscriptionID   string  `json:"subscriptionId"`
+	ConsumerInstance string  `json:"consumerInstance"`
+	Partition        *int    `json:"partition"`
+	Offset           *int64  `json:"offset"`
+	Status           string  `json:"status"`
+	Attempt          int     `json:"attempt"`
+	RetryCount       int     `json:"retryCount"`
+	ProcessingTimeMs *int    `json:"processingTimeMs"`
+	Reason           *string `json:"reason"`
+	ErrorMessage     *string `json:"errorMessage"`
+	// StatusCode is what a webhook answered, null for none.
+	StatusCode  *int      `json:"statusCode"`
+	ConsumedAt  *web.Time `json:"consumedAt"`
+	ProcessedAt *web.Time `json:"processedAt"`
+	NextRetryAt *web.Time `json:"nextRetryAt"`
 }
 
 // eventAnswer is an event of a message's history as the API shows it.
@@ -93,7 +95,7 @@ func showAttempt(a queries.Attempt) attemptAnswer {
 	return attemptAnswer{
 		ID: a.ID, SubscriptionID: a.SubscriptionID, ConsumerInstance: a.ConsumerInstance, Partition: a.Partition, Offset: a.Offset,
 		Status: a.Status, Attempt: a.Attempt, RetryCount: a.RetryCount, ProcessingTimeMs: a.ProcessingTimeMs, Reason: a.Reason,
-		ErrorMessage: a.ErrorMessage, ConsumedAt: web.TimePtr(a.ConsumedAt), ProcessedAt: web.TimePtr(a.ProcessedAt), NextRetryAt: web.TimePtr(a.NextRetryAt),
+		ErrorMessage: a.ErrorMessage, StatusCode: a.StatusCode, ConsumedAt: web.TimePtr(a.ConsumedAt), ProcessedAt: web.TimePtr(a.ProcessedAt), NextRetryAt: web.TimePtr(a.NextRetryAt),
 	}
 }
 

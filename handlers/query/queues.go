@@ -28,6 +28,8 @@ type State struct {
 	Pending int64 `json:"pending"`
 	// Lag is not delivered yet, in the group that has most of it.
 	Lag int64 `json:"lag"`
+	// Scheduled waits to be published.
+	Scheduled int64 `json:"scheduled"`
 	// OldestUnackedMs is the age of the oldest message that a group has not
 	// settled, null for none.
 	OldestUnackedMs *int64           `json:"oldestUnackedMs"`
@@ -42,7 +44,9 @@ type GroupState struct {
 	Lag           int64  `json:"lag"`
 	Pending       int64  `json:"pending"`
 	// Retrying waits for another attempt.
-	Retrying        int64  `json:"retrying"`
+	Retrying int64 `json:"retrying"`
+	// Held waits, in an ordered group, for another message of its key. It is part of Lag.
+	Held            int64  `json:"held"`
 	OldestUnackedMs *int64 `json:"oldestUnackedMs"`
 }
 

@@ -2,7 +2,8 @@ package postgres
 
 import (
 	"context"
-	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,7 +16,14 @@ import (
 )
 
 // fenced are the tables that tenants read. What is not listed is closed to them.
-var fenced = []string{"message_topics", "message_subscriptions", "message_records", "consumption_records", "event_history"}
+var fenced = []string{
+	"message_topics", "message_subscriptions", "message_records", "consumption_records", "event_history",
+	"dead_letters", "message_schedules", "delivery_jobs",
+}
+
+// counts are of topics and groups, which are tenants' by their subscriptions: they have no
+// tenant of their own.
+var counts = []string{"topic_counts", "group_counts"}
 
 const (
 	tenantA = "00000000-0000-0000-0000-00000000000a"
@@ -51,6 +59,15 @@ func addTenant(t testing.TB, pool *pgxpool.Pool, tenantID string) {
 		SELECT $1::text, $1::text::uuid, id, tenant_id, 0, $2::bigint FROM message_topics WHERE tenant_id = $3 AND name = 'public'`, id, position, tenantID)
 	batch.Queue(`INSERT INTO consumption_records (message_id, id, subscription_id, consumer_instance, status, tenant_id, attempt)
 		VALUES ($1::text, $1::text::uuid, gen_random_uuid(), 'c', 'success', $2, 1)`, id, tenantID)
+	batch.Queue(`INSERT INTO dead_letters (topic_id, consumer_group, message_id, attempt, attempts_before, subscription_id, tenant_id, partition_id, offset_value, reason, dead_at, position)
+		VALUES (gen_random_uuid(), 'g', $1, 1, 0, gen_random_uuid(), $2, 0, 0, 'nack', now(), $3)`, id, tenantID, position)
+	batch.Queue(`INSERT INTO message_schedules (id, topic_id, tenant_id, name, cron, time_zone, payload, sealed, status, created_at, updated_at, version)
+		SELECT gen_random_uuid(), id, tenant_id, 's', '* * * * *', 'UTC', '1', false, 'active', now(), now(), 1 FROM message_topics WHERE tenant_id = $1 AND name = 'public'`, tenantID)
+	batch.Queue(`INSERT INTO delivery_jobs (id, tenant_id, kind, spec, status, created_by, created_at, updated_at)
+		VALUES (gen_random_uuid(), $1, 'redrive', '{}', 'done', 'x', now(), now())`, tenantID)
+	batch.Queue(`INSERT INTO topic_counts (topic_id, published, scheduled) SELECT id, 1, 0 FROM message_topics WHERE tenant_id = $1`, tenantID)
+	batch.Queue(`INSERT INTO group_counts (topic_id, consumer_group, base, replayed, consumed, dead, filtered, expired, purged)
+		SELECT id, 'g', 0, 0, 0, 0, 0, 0, 0 FROM message_topics WHERE tenant_id = $1`, tenantID)
 	for _, scope := range []string{"admin", "message"} {
 		batch.Queue(`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, version, occurred_at, metadata, data)
 			VALUES (0, $1::bigint + $2::int, $3, gen_random_uuid(), 'k', $4, 1, now(), '{}', '{}')`, position, tenantID[35], scope, tenantID)
@@ -121,6 +138,27 @@ func TestPublicTopicsAreShownToEveryTenantWithoutTheirMessages(t *testing.T) {
 	require.Empty(t, texts(t, ForTenant(pool, tenantA), `SELECT message_id FROM message_records WHERE tenant_id = $1`, tenantB))
 }
 
+// A tenant sees the counts of the topics that it subscribes to, another tenant's too, and
+// of no others.
+func TestCountsAreShownToWhoSubscribes(t *testing.T) {
+	t.Parallel()
+	pool := setupTenants(t)
+	named := func(table string) string {
+		return `SELECT t.tenant_id || ' ' || t.name FROM ` + table + ` c JOIN message_topics t ON t.id = c.topic_id ORDER BY 1`
+	}
+	all := texts(t, pool, named("topic_counts"))
+	require.Len(t, all, 6)
+	exec(t, pool, `DELETE FROM message_subscriptions s USING message_topics t WHERE t.id = s.topic_id AND t.name = 'private'`,
+		`INSERT INTO message_subscriptions (id, topic_id, consumer_group, consumer_name, subscription_type, handler_config, tenant_id, created_at, updated_at, version)
+		 SELECT gen_random_uuid(), id, 'f', 'c', 'redis_consumer', '{}', '`+tenantA+`', now(), now(), 1 FROM message_topics WHERE tenant_id = '`+tenantB+`' AND name = 'public'`)
+	for _, table := range counts {
+		require.Equal(t, []string{tenantA + " archived", tenantA + " public", tenantB + " public"}, texts(t, ForTenant(pool, tenantA), named(table)), table)
+		require.Equal(t, []string{tenantB + " archived", tenantB + " public"}, texts(t, ForTenant(pool, tenantB), named(table)), table)
+		require.Equal(t, all, texts(t, AllTenants(pool), named(table)), table)
+		require.Empty(t, texts(t, ForTenant(pool, "00000000-0000-0000-0000-00000000000c"), `SELECT topic_id::text FROM `+table), table)
+	}
+}
+
 func TestWithoutATenantTheReaderSeesNothing(t *testing.T) {
 	t.Parallel()
 	pool := setupTenants(t)
@@ -131,6 +169,9 @@ func TestWithoutATenantTheReaderSeesNothing(t *testing.T) {
 	require.NoError(t, err)
 	for _, table := range fenced {
 		require.Empty(t, texts(t, tx, `SELECT tenant_id::text FROM `+table), table)
+	}
+	for _, table := range counts {
+		require.Empty(t, texts(t, tx, `SELECT topic_id::text FROM `+table), table)
 	}
 }
 
@@ -149,12 +190,16 @@ func TestATenantIsAUUIDAndNothingElse(t *testing.T) {
 func TestTheReaderCannotWrite(t *testing.T) {
 	t.Parallel()
 	pool := setupTenants(t)
-	for _, table := range fenced {
+	for _, table := range slices.Concat(fenced, counts) {
+		column := "tenant_id"
+		if slices.Contains(counts, table) {
+			column = "topic_id"
+		}
 		for _, sql := range []string{
-			`INSERT INTO %s (tenant_id) VALUES (gen_random_uuid()) RETURNING tenant_id::text`, `UPDATE %s SET tenant_id = tenant_id RETURNING tenant_id::text`,
-			`DELETE FROM %s RETURNING tenant_id::text`, `TRUNCATE %s CASCADE`, `SELECT tenant_id::text FROM %s FOR UPDATE`, `DROP TABLE %s`,
+			`INSERT INTO TABLE_ (COLUMN_) VALUES (gen_random_uuid()) RETURNING COLUMN_::text`, `UPDATE TABLE_ SET COLUMN_ = COLUMN_ RETURNING COLUMN_::text`,
+			`DELETE FROM TABLE_ RETURNING COLUMN_::text`, `TRUNCATE TABLE_ CASCADE`, `SELECT COLUMN_::text FROM TABLE_ FOR UPDATE`, `DROP TABLE TABLE_`,
 		} {
-			sql = fmt.Sprintf(sql, table)
+			sql = strings.NewReplacer("TABLE_", table, "COLUMN_", column).Replace(sql)
 			for _, db := range []TenantDB{ForTenant(pool, tenantA), AllTenants(pool)} {
 				_, err := tryTexts(t.Context(), db, sql)
 				requireState(t, err, readOnly, insufficientRight)
@@ -175,7 +220,7 @@ func TestWhatTenantsDoNotReadIsClosedToThem(t *testing.T) {
 	t.Parallel()
 	pool := setupTenants(t)
 	closed := texts(t, pool, `SELECT relname::text FROM pg_class WHERE relnamespace = current_schema()::regnamespace
-		AND relkind IN ('r', 'p') AND relname <> ALL ($1::text[])`, fenced)
+		AND relkind IN ('r', 'p') AND relname <> ALL ($1::text[])`, slices.Concat(fenced, counts))
 	today := "_" + time.Now().UTC().Format(nameLayout)
 	require.Subset(t, closed, []string{
 		"service_keys", "store_settings", "projection_checkpoints", "event_history_admin", "event_history_message", "event_history_message" + today,

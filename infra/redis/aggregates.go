@@ -239,13 +239,24 @@ func (l *Log) Subscriptions(ctx context.Context, shardNo int, topicID string) ([
 	return all, nil
 }
 
+// reserveAttemptScript leaves nothing of a group that is gone. The first attempt of all has
+// the number 1 without its being noted.
+var reserveAttemptScript = goredis.NewScript(`
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return 0 end
+redis.call('HSETNX', KEYS[1], 'am:' .. ARGV[1], '1')
+return redis.call('HINCRBY', KEYS[1], 'am:' .. ARGV[1], 1)`)
+
 // ReserveAttempt returns a number that no attempt of a group had, and from which those
-// of messages that come to it once more may be counted: nobody else gets it.
+// of messages that come to it once more may be counted: nobody else gets it. A group that
+// is gone has none: events.ErrNoAggregate.
 func (l *Log) ReserveAttempt(ctx context.Context, shardNo int, topicID, group string) (int64, error) {
 	k := l.shards[shardNo].keys
-	n, err := reserveScript.Run(ctx, l.client, []string{k.topic(topicID)}, "am:"+group).Int64()
+	n, err := reserveAttemptScript.Run(ctx, l.client, []string{k.topic(topicID), k.prefix + "groups:" + topicID}, group).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("reserve an attempt: %w", err)
+	}
+	if n == 0 {
+		return 0, events.ErrNoAggregate
 	}
 	return n, nil
 }

@@ -34,6 +34,9 @@ var trimSource string
 //go:embed scripts/state.lua
 var stateSource string
 
+//go:embed scripts/where.lua
+var whereSource string
+
 //go:embed scripts/lag.lua
 var lagSource string
 
@@ -44,11 +47,10 @@ var (
 	extendScript = goredis.NewScript(extendSource)
 	dueScript    = goredis.NewScript(commonSource + dueSource)
 	tickScript   = goredis.NewScript(tickSource)
-	// The first attempt of all has the number 1 without its being noted.
-	reserveScript = goredis.NewScript(`redis.call('HSETNX', KEYS[1], ARGV[1], '1') return redis.call('HINCRBY', KEYS[1], ARGV[1], 1)`)
-	trimScript    = goredis.NewScript(trimSource)
-	stateScript   = goredis.NewScript(commonSource + stateSource)
-	lagScript     = goredis.NewScript(lagSource)
+	trimScript   = goredis.NewScript(trimSource)
+	stateScript  = goredis.NewScript(commonSource + stateSource)
+	whereScript  = goredis.NewScript(commonSource + whereSource)
+	lagScript    = goredis.NewScript(lagSource)
 )
 
 // reply reads a script's nested arrays, remembering the first thing that was not

@@ -310,14 +310,14 @@ local function unsettled(id)
       if from == '' or before(failed, from) then from = failed end
     end
   end
-  local scheduled = redis.call('HVALS', prefix .. 'scheduled:' .. id)
-  for _, packed in ipairs(scheduled) do
-    local pos = cmsgpack.unpack(packed)[1]
+  local scheduled = redis.call('HLEN', prefix .. 'scheduled:' .. id)
+  if scheduled > 0 then
+    local pos = redis.call('HGET', prefix .. 'topic:' .. id, 'so')
     if from == '' or before(pos, from) then from = pos end
   end
   local fields = {}
   if #counts > 0 then fields[1] = '"groups":{' .. table.concat(counts, ',') .. '}' end
-  if #scheduled > 0 then fields[#fields + 1] = '"scheduled":' .. int(#scheduled) end
+  if scheduled > 0 then fields[#fields + 1] = '"scheduled":' .. int(scheduled) end
   if from ~= '' then fields[#fields + 1] = '"from":"' .. from .. '"' end
   return '{' .. table.concat(fields, ',') .. '}', names
 end
@@ -593,6 +593,7 @@ ops.H = function(i)
     ARGV[r + 2], ARGV[r + 3], ARGV[r + 4], ARGV[r + 5] }))
   redis.call('HSET', prefix .. 'scheduled', uuid, id)
   due_at('s|' .. id .. '|' .. uuid, at)
+  if t.sc == 0 then redis.call('HSET', prefix .. 'topic:' .. id, 'so', pos) end
   t.sc, t.dirty = t.sc + 1, true
   remember(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5], pos, uuid, int(-at), ARGV[i + 2])
   return { OK, pos, uuid, -at, tonumber(ARGV[i + 2]) }, r + 6

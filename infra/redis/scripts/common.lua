@@ -8,10 +8,13 @@
 --                           handed out, or waits for another attempt, and that message
 --   held:<topic>:<group>:<key as SHA-1>  the messages behind it, in order
 --   heldn:<topic>           how many messages of each group are held
--- and in the topic's hash ts:<partition>, until when (ms since 1970) what was trimmed from
--- a partition's stream was published at most, and sp:<partition>, "position|offset": where
--- the oldest message was scheduled of those that were released into it, and the newest
--- one's offset.
+-- and in the topic's hash:
+--   so                      where the first message was scheduled since none waited
+--   ts:<partition>          until when (ms since 1970) what was trimmed from the partition's
+--                           stream was published
+--   sp:<partition>          "position|offset": where the oldest message was scheduled of
+--                           those that were released into the partition, and the newest
+--                           one's offset
 local prefix = ARGV[1]
 local UUID, META, DATA = '_watermill_message_uuid', 'metadata', 'payload'
 

@@ -27,17 +27,22 @@ end
 local out, bytes, held = {}, 0, 0
 local attempted = attempts_before(topic, group)
 local busy = prefix .. 'busy:' .. topic .. ':' .. group
-if ordered then redis.call('HSET', prefix .. 'topic:' .. topic, 'ord:' .. group, '1') end
+if ordered and redis.call('HGET', prefix .. 'topic:' .. topic, 'ord:' .. group) ~= '1' then
+  redis.call('HSET', prefix .. 'topic:' .. topic, 'ord:' .. group, '1')
+end
 
--- Puts a fresh message of an ordered group behind the one of its key that is not
--- settled, and reports whether there is one.
+-- Puts a message of an ordered group behind the one of its key that is not settled, and
+-- reports whether there is one. What is to be tried again has its turn already, unless it
+-- comes from before the group was ordered.
 local function is_held(stream, key, entry)
-  local name = stream ~= '-1' and key_of(entry[2])
-  if not name or redis.call('HSETNX', busy, name, entry[2][2]) == 1 then return false end
-  complete(entry[2], stream, entry[1], int(attempted + 1), int(attempted))
+  local name, message = key_of(entry[2]), entry[2][2]
+  if not name or redis.call('HSETNX', busy, name, message) == 1 then return false end
+  local is_retry = stream == '-1'
+  if is_retry and redis.call('HGET', busy, name) == message then return false end
+  if not is_retry then complete(entry[2], stream, entry[1], int(attempted + 1), int(attempted)) end
   hold(topic, group, name, entry[2])
   redis.call('XACK', key, group, entry[1])
-  count_and_trim(topic, stream, 1, keep)
+  if is_retry then redis.call('XDEL', key, entry[1]) else count_and_trim(topic, stream, 1, keep) end
   held = held + 1
   return true
 end

@@ -1,0 +1,353 @@
+package jobs
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/events"
+)
+
+// positionBits is how far a position's time is shifted; see events.MakePosition.
+const positionBits = 20
+
+// bound notes where the job's history begins and ends, and how many messages that are.
+func (w *worker) bound(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	spec, s := w.job.Spec, &w.job.state
+	if err := w.jobs.cfg.Pool.QueryRow(ctx, `SELECT coalesce(max(position), 0) FROM projection_checkpoints WHERE projection = 'read' AND shard = $1`, w.shard).Scan(&s.UpTo); err != nil {
+		return fmt.Errorf("where history ends: %w", err)
+	}
+	var total int64
+	if w.job.Kind == KindRedrive {
+		err := w.jobs.cfg.Pool.QueryRow(ctx, `SELECT count(DISTINCT message_id) FROM dead_letters d WHERE `+deadWhere, w.deadArgs(0)...).Scan(&total)
+		if err != nil {
+			return fmt.Errorf("count dead letters: %w", err)
+		}
+		w.job.Total = &total
+		return nil
+	}
+	if spec.From != nil {
+		s.Cursor = max(spec.From.UnixMilli(), 0)<<positionBits - 1
+	}
+	if spec.To != nil {
+		s.UpTo = min(s.UpTo, spec.To.UnixMilli()<<positionBits-1)
+	}
+	return nil
+}
+
+// original is a message as history has it.
+type original struct {
+	events.MessagePublished
+
+	tenantID  string
+	partition int
+	offset    int64
+	position  events.Position
+}
+
+func (o original) meta() events.DeliveryMeta {
+	m := o.MessagePublished
+	return events.DeliveryMeta{
+		TenantID: o.tenantID, Key: m.Key, ContentType: m.ContentType, CorrelationID: m.CorrelationID, TraceParent: m.TraceParent, Sealed: m.Sealed,
+		Headers: m.Headers, MaxRetryAttempts: m.MaxRetryAttempts, RetryDelayMs: m.RetryDelayMs,
+	}
+}
+
+// redriven is the message for a group that gets it once more. It does not expire: somebody
+// asked for it.
+func (o original) redriven() commands.Redriven {
+	return commands.Redriven{
+		MessageID: o.MessageID, Meta: o.meta(), Payload: o.Payload, Partition: o.partition, Offset: o.offset, Position: o.position,
+	}
+}
+
+// payloads reads the events that gave the log messages' payloads, no more than fit:
+// messages that are not returned are to be asked for again, unless none is.
+func (w *worker) payloads(ctx context.Context, messageIDs []string) (map[string]original, error) {
+	rows, err := w.jobs.cfg.Pool.Query(ctx, `
+SELECT kind, data, tenant_id, position FROM (
+    SELECT h.kind, h.data::text AS data, h.tenant_id::text AS tenant_id, h.position,
+        sum(octet_length(h.data::text)) OVER (ORDER BY array_position($1::text[], h.message_id::text) ROWS UNBOUNDED PRECEDING) - octet_length(h.data::text) AS before
+    FROM event_history h WHERE h.scope = 'message' AND h.message_id = ANY ($1::text[]) AND h.kind IN ('message.published', 'message.scheduled')) w
+WHERE before < $2`, messageIDs, partBytesMax)
+	if err != nil {
+		return nil, fmt.Errorf("read messages: %w", err)
+	}
+	found := map[string]original{}
+	var kind, data, tenantID string
+	var position int64
+	_, err = pgx.ForEachRow(rows, []any{&kind, &data, &tenantID, &position}, func() error {
+		e, err := events.Decode(events.Kind(kind), []byte(data))
+		if err != nil {
+			return fmt.Errorf("message: %w", err)
+		}
+		o := original{tenantID: tenantID, position: events.Position(position)}
+		if published, ok := e.(events.MessagePublished); ok {
+			o.MessagePublished = published
+		}
+		if scheduled, ok := e.(events.MessageScheduled); ok {
+			o.MessagePublished = scheduled.MessagePublished
+		}
+		o.partition, o.offset = o.Partition, o.Offset
+		found[o.MessageID] = o
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read messages: %w", err)
+	}
+	return found, nil
+}
+
+const deadWhere = `d.topic_id = $1 AND d.consumer_group = $2 AND d.position > $3 AND d.position <= $4
+    AND ($5::text[] IS NULL OR d.message_id = ANY ($5)) AND ($6 = '' OR d.reason = $6)
+    AND ($7::timestamptz IS NULL OR d.dead_at >= $7) AND ($8::timestamptz IS NULL OR d.dead_at < $8)`
+
+func (w *worker) deadArgs(after int64) []any {
+	spec := w.job.Spec
+	return []any{w.topicID, w.sub.Group(), after, w.job.state.UpTo, spec.MessageIDs, spec.Reason, spec.From, spec.To}
+}
+
+// redrivePart redrives the next dead letters.
+func (w *worker) redrivePart(ctx context.Context) (more bool, err error) {
+	query, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	type letter struct {
+		Position, Offset int64
+		MessageID        string
+		Partition        int
+		Letters          int64
+	}
+	rows, err := w.jobs.cfg.Pool.Query(query, `
+SELECT d.position, d.offset_value, d.message_id, d.partition_id,
+    (SELECT count(*) FROM dead_letters x WHERE x.topic_id = d.topic_id AND x.consumer_group = d.consumer_group AND x.message_id = d.message_id)
+FROM dead_letters d WHERE `+deadWhere+` ORDER BY d.position LIMIT `+strconv.Itoa(partMax), w.deadArgs(w.job.state.Cursor)...)
+	if err != nil {
+		return false, fmt.Errorf("read dead letters: %w", err)
+	}
+	letters, err := pgx.CollectRows(rows, pgx.RowToStructByPos[letter])
+	if err != nil {
+		return false, fmt.Errorf("read dead letters: %w", err)
+	}
+	ids := make([]string, len(letters))
+	for i, l := range letters {
+		ids[i] = l.MessageID
+	}
+	found, err := w.payloads(query, ids)
+	if err != nil {
+		return false, err
+	}
+	cmd := commands.Redrive{SubscriptionID: w.job.Spec.SubscriptionID, JobID: w.job.ID, Attempt: w.job.state.Attempt}
+	taken := map[string]bool{}
+	cursor, missing := w.job.state.Cursor, int64(0)
+	for _, l := range letters {
+		o, ok := found[l.MessageID]
+		switch {
+		case taken[l.MessageID]:
+		case ok:
+			m := o.redriven()
+			m.Partition, m.Offset, m.DeadLetters = l.Partition, l.Offset, l.Letters
+			cmd.Messages, taken[l.MessageID] = append(cmd.Messages, m), true
+		case len(found) > 0 && len(taken) < len(found):
+			missing++ // retention took it
+		case len(found) == 0:
+			missing++
+		default:
+			// It did not fit: the next part begins with it.
+			return true, w.redrive(ctx, cmd, cursor, missing)
+		}
+		cursor = l.Position
+	}
+	return len(letters) == partMax, w.redrive(ctx, cmd, cursor, missing)
+}
+
+func (w *worker) redrive(ctx context.Context, cmd commands.Redrive, cursor, missing int64) error {
+	if len(cmd.Messages) > 0 {
+		err := w.patiently(ctx, func(ctx context.Context) error {
+			_, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
+			return err //nolint:wrapcheck // says what it does
+		})
+		if err != nil {
+			return fmt.Errorf("redrive: %w", err)
+		}
+	}
+	w.job.Done += int64(len(cmd.Messages))
+	w.job.Failed += missing
+	w.job.state.Cursor = cursor
+	return nil
+}
+
+// published is a place at which a message was published.
+type published struct {
+	position  int64
+	messageID string
+	partition int
+	offset    int64
+}
+
+// nextPublished reads where the next messages were published, in the order of the log.
+func (w *worker) nextPublished(ctx context.Context) ([]published, error) {
+	rows, err := w.jobs.cfg.Pool.Query(ctx, `
+SELECT h.position, h.message_id, (h.data->>'partition')::int, (h.data->>'offset')::bigint FROM event_history h
+WHERE h.scope = 'message' AND h.tenant_id = $1 AND h.shard = $2 AND h.position > $3 AND h.position <= $4 AND h.topic_id = $5
+    AND h.kind IN ('message.published', 'message.released')
+ORDER BY h.position LIMIT `+strconv.Itoa(partMax), w.ownerID, w.shard, w.job.state.Cursor, w.job.state.UpTo, w.topicID)
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p published, err error) {
+		err = row.Scan(&p.position, &p.messageID, &p.partition, &p.offset)
+		return p, err //nolint:wrapcheck // below
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return list, nil
+}
+
+// isWanted reports whether a seek owes a message: what Redis still held it did not.
+func (w *worker) isWanted(p published) bool {
+	spec := w.job.Spec
+	if w.job.Kind != KindSeek {
+		return true
+	}
+	return p.offset >= spec.FromOffset && p.partition < len(spec.Before) && p.offset < spec.Before[p.partition]
+}
+
+// replayPart replays the next messages.
+func (w *worker) replayPart(ctx context.Context) (more bool, err error) {
+	query, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	list, err := w.nextPublished(query)
+	if err != nil || len(list) == 0 {
+		return false, err
+	}
+	var wanted []published
+	var ids []string
+	for _, p := range list {
+		if w.isWanted(p) {
+			wanted, ids = append(wanted, p), append(ids, p.messageID)
+		}
+	}
+	found, err := w.payloads(query, ids)
+	if err != nil {
+		return false, err
+	}
+	var batch []original
+	for i, p := range wanted {
+		o, ok := found[p.messageID]
+		if !ok && i > 0 && len(batch) == len(found) {
+			// It did not fit, or nothing behind it is there: it is looked for again.
+			return true, w.replay(ctx, batch, wanted[i-1].position)
+		}
+		if !ok {
+			w.job.Failed++
+			continue
+		}
+		o.partition, o.offset, o.position = p.partition, p.offset, events.Position(p.position)
+		batch = append(batch, o)
+	}
+	return len(list) == partMax, w.replay(ctx, batch, list[len(list)-1].position)
+}
+
+// replay hands messages on, each when its time comes.
+func (w *worker) replay(ctx context.Context, batch []original, cursor int64) error {
+	for len(batch) > 0 {
+		n := len(batch)
+		if w.job.Spec.Speed > 0 {
+			var err error
+			if n, err = w.pace(ctx, batch); err != nil {
+				return err
+			}
+		}
+		n = min(n, w.handOnMax())
+		if err := w.handOn(ctx, batch[:n]); err != nil {
+			return err
+		}
+		w.job.Done += int64(n)
+		w.job.state.Cursor = int64(batch[n-1].position)
+		batch = batch[n:]
+	}
+	w.job.state.Cursor = cursor
+	return nil
+}
+
+// handOnMax is how many messages are handed on at once. Those for a queue go in all or none,
+// so that one that waits for room is not overtaken: few enough to find room together.
+func (w *worker) handOnMax() int {
+	if w.job.Spec.TargetQueue != "" {
+		return atomicMax
+	}
+	return partMax
+}
+
+// pace waits until the first of the batch is due and returns how many are.
+func (w *worker) pace(ctx context.Context, batch []original) (int, error) {
+	s := &w.job.state
+	if s.StartMs == 0 {
+		s.StartMs, s.FirstMs = time.Now().UnixMilli(), batch[0].position.Ms()
+	}
+	dueAt := func(o original) time.Time {
+		return time.UnixMilli(s.StartMs).Add(time.Duration(float64(o.position.Ms()-s.FirstMs) / w.job.Spec.Speed * float64(time.Millisecond)))
+	}
+	if err := w.wait(ctx, time.Until(dueAt(batch[0]))); err != nil {
+		return 0, err
+	}
+	n := 1
+	for n < len(batch) && !dueAt(batch[n]).After(time.Now()) {
+		n++
+	}
+	return n, nil
+}
+
+// headerReplayOf names the message that a replayed one is a copy of.
+const headerReplayOf = "replay-of-message-id"
+
+func (w *worker) handOn(ctx context.Context, batch []original) error {
+	if w.job.Spec.TargetQueue == "" {
+		cmd := commands.Redrive{SubscriptionID: w.job.Spec.SubscriptionID, JobID: w.job.ID, Attempt: w.job.state.Attempt}
+		for _, o := range batch {
+			cmd.Messages = append(cmd.Messages, o.redriven())
+		}
+		return w.patiently(ctx, func(ctx context.Context) error {
+			_, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
+			return err //nolint:wrapcheck // says what it does
+		})
+	}
+	caller := commands.Caller{TenantID: w.job.TenantID, Subject: w.job.CreatedBy, Platform: true, Async: true}
+	todo := make([]commands.Publish, len(batch))
+	for i, o := range batch {
+		payload := []byte(o.Payload)
+		if o.Sealed {
+			var err error
+			if payload, err = w.jobs.cfg.Open(ctx, o.tenantID, o.TopicID, o.MessageID, payload); err != nil {
+				return fmt.Errorf("decrypt a payload: %w", err)
+			}
+		}
+		headers := map[string]string{headerReplayOf: o.MessageID}
+		maps.Copy(headers, o.Headers)
+		todo[i] = commands.Publish{
+			ID: w.jobs.cfg.NewID(), Queue: w.job.Spec.TargetQueue, Payload: payload, Key: o.Key, Headers: headers, CorrelationID: o.CorrelationID,
+			ContentType: o.ContentType, TraceParent: o.TraceParent, EventKey: fmt.Sprintf("replay %s %s", w.job.ID, o.MessageID),
+			MaxRetryAttempts: o.MaxRetryAttempts, RetryDelayMs: o.RetryDelayMs,
+		}
+	}
+	return w.patiently(ctx, func(ctx context.Context) error {
+		out, err := w.jobs.cfg.Commands.Publish(ctx, caller, todo, true)
+		if err != nil {
+			return err //nolint:wrapcheck // says what it does
+		}
+		for _, o := range out {
+			if o.Err != nil {
+				return o.Err
+			}
+		}
+		return nil
+	})
+}
