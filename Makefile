@@ -36,6 +36,9 @@ test: setup-test lint ## set up, lint and run every test, with the race detector
 	go test -timeout $(TEST_TIMEOUT) -run '^TestWatermillSuiteReconnect$$' ./infra/redis
 	CGO_ENABLED=1 go test -race -timeout $(TEST_TIMEOUT) -p $(TEST_PARALLEL) ./...
 
+test-faults: setup-test ## the fault tests of delivery in full: 20 rounds under SIGKILL
+	TALLYMQ_FAULT_ROUNDS=20 CGO_ENABLED=1 go test -race -count=1 -v -timeout 30m -run '^TestFault' ./cmd/tallymq
+
 lint: ## check the code as .golangci.yml says; the first run builds the linter
 	$(LINT) run ./...
 

@@ -172,6 +172,13 @@ func TestWhyAMessageIsNotDelivered(t *testing.T) {
 	a.requireVerdict(VerdictWaiting, `The message was not delivered yet\. The subscription is paused since `+at+`\.`, sub, even)
 	a.requireVerdict(VerdictWaiting, `.* Its time was over at `+at+`: when its turn comes, it is not delivered\.`, sub, brief)
 
+	_, err = a.PurgeQueue(ctx, a.caller, "orders", nil)
+	require.NoError(t, err)
+	a.requireVerdict(VerdictPurged, `The queue was purged at .*`, sub, even)
+	for message, verdict := range map[string]string{even: VerdictFiltered, brief: VerdictExpired, late: VerdictCancelled} {
+		a.requireVerdict(verdict, `.*`, filtering, message) // what is settled stays so
+	}
+
 	elsewhere := a.queue("others", 1, false)
 	require.NotEqual(t, a.topicID, elsewhere)
 	foreign := a.publish(commands.Publish{Queue: "others"}).MessageID

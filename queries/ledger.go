@@ -8,9 +8,9 @@ import (
 	"github.com/Masterminds/squirrel"
 )
 
-// ErrMoved reports that a consumer group or its topic began or ended behind the position
-// that was asked about, or that the position is not folded yet: what was there then is
-// not known any more, and both sides are to be read again.
+// ErrMoved reports that a consumer group began behind the position that was asked about,
+// or that the position is not folded yet: what was there then is not known, and both
+// sides are to be read again.
 var ErrMoved = errors.New("the group is not what it was at that position")
 
 // LedgerLive is what Redis knows of a consumer group at one moment.
@@ -78,7 +78,7 @@ WITH later AS MATERIALIZED (
         CASE kind WHEN 'message.scheduled' THEN 1 WHEN 'message.released' THEN -1 WHEN 'message.cancelled' THEN -1
             WHEN 'topic.purged' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0) ELSE 0 END AS scheduled,
         (kind = 'message.redriven')::int AS replayed, (kind = 'message.consumed')::int AS consumed, (kind = 'message.dead_lettered')::int AS dead,
-        (kind = 'message.filtered')::int AS filtered, (kind = 'message.expired')::int AS expired, 0 AS purged, (kind = 'topic.deleted')::int AS restarts
+        (kind = 'message.filtered')::int AS filtered, (kind = 'message.expired')::int AS expired, 0 AS purged, 0 AS restarts
     FROM later
     UNION ALL
     SELECT g.key, 0, 0, 0, 0, 0, 0, 0, g.value::bigint, 0 FROM later CROSS JOIN LATERAL json_each_text(data->'discarded'->'groups') g WHERE kind = 'topic.purged'
@@ -88,8 +88,6 @@ WITH later AS MATERIALIZED (
     FROM later WHERE kind = 'subscription.sought'
     UNION ALL
     SELECT data->'joined'->>'group', 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM later WHERE kind = 'subscription.created' AND (data->'joined'->>'began')::boolean
-    UNION ALL
-    SELECT g.key, 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM later CROSS JOIN LATERAL json_each_text(data->'discarded'->'groups') g WHERE kind = 'subscription.deleted'
 ), sums AS (
     SELECT of_group, sum(published) AS published, sum(scheduled) AS scheduled, sum(replayed) AS replayed, sum(consumed) AS consumed, sum(dead) AS dead,
         sum(filtered) AS filtered, sum(expired) AS expired, sum(purged) AS purged, sum(restarts) AS restarts
@@ -115,7 +113,7 @@ SELECT g.consumer_group, t.published - g.base - coalesce(o.published, 0)::bigint
     g.replayed - coalesce(s.replayed, 0)::bigint + coalesce(r.n, 0)::bigint, g.consumed - coalesce(s.consumed, 0)::bigint,
     g.dead - coalesce(s.dead, 0)::bigint + coalesce(r.n, 0)::bigint, g.filtered - coalesce(s.filtered, 0)::bigint,
     g.expired - coalesce(s.expired, 0)::bigint, g.purged - coalesce(s.purged, 0)::bigint,
-    coalesce(o.restarts, 0) + coalesce(s.restarts, 0) > 0 OR NOT EXISTS (SELECT FROM feed_heads() c WHERE c.shard = $1::smallint AND c.position >= $2::bigint)
+    coalesce(s.restarts, 0) > 0 OR NOT EXISTS (SELECT FROM feed_heads() c WHERE c.shard = $1::smallint AND c.position >= $2::bigint)
 FROM group_counts g
 LEFT JOIN sums s ON s.of_group = g.consumer_group
 LEFT JOIN sums o ON o.of_group IS NULL
@@ -133,8 +131,9 @@ type accountRow struct {
 
 // Accounts returns the accounts of all consumer groups of a topic as they were at a
 // position of its shard's log, by name, in one statement. It returns [ErrMoved] where a
-// group began or ended since, or where the position is not folded: then read both sides
-// again. Seeks and purges since are no obstacle.
+// group began since, or where the position is not folded: then read both sides again. A
+// group that ended since, or whose topic did, is not among them. Seeks and purges since are
+// no obstacle.
 //
 // It reads the events of the shard behind the position, so the position should be a
 // recent one. db must show all events of the topic and its groups.

@@ -34,7 +34,7 @@ func liveOf(live redis.TopicState, group string) queries.LedgerLive {
 		for _, g := range p.Groups {
 			if g.Group == group {
 				out.InFlight += g.Pending
-				out.Waiting += p.NextOffset - g.Delivered
+				out.Waiting += lag(p, g)
 			}
 		}
 	}
@@ -47,6 +47,10 @@ func liveOf(live redis.TopicState, group string) queries.LedgerLive {
 	}
 	return out
 }
+
+// lag is what a group has not been handed of a partition. A group that began on an emptied
+// stream has no place in it yet.
+func lag(p redis.PartitionState, g redis.GroupState) int64 { return min(p.NextOffset-g.Delivered, p.Held) }
 
 // liveMessage is where a message is for a group now.
 func (s *service) liveMessage(ctx context.Context, q queries.Question) (*queries.LiveMessage, error) {

@@ -1,20 +1,14 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/http"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
-	"github.com/tallymq/tallymq/infra/redis"
 	"github.com/tallymq/tallymq/projections"
 )
 
@@ -69,8 +63,9 @@ func (r *faultRun) check(round []sent) {
 	r.t.Logf("%d events verified in %s", report.Events, time.Since(verifying).Round(time.Millisecond))
 }
 
-// complain fails the test and tells of a message, unless enough was told.
-func (r *faultRun) complain(message, format string, args ...any) {
+// complainf fails the test and tells of a message, unless enough was told.
+func (r *faultRun) complainf(message, format string, args ...any) {
+	r.t.Helper()
 	r.t.Errorf("%s\n%s", fmt.Sprintf(format, args...), r.describe(message))
 	if r.complaints++; r.complaints >= faultComplaintsMax {
 		require.FailNow(r.t, "that is enough")
@@ -130,7 +125,7 @@ func (r *faultRun) checkOrderOfPublishing(conn *pgx.Conn, round []sent) {
 	for _, m := range round {
 		a, b := at[m.id], at[m.next]
 		if m.next != "" && (a.partition != b.partition || a.offset >= b.offset) {
-			r.complain(m.id, "%s stands at %d/%d, the next one at %d/%d", m.name, a.partition, a.offset, b.partition, b.offset)
+			r.complainf(m.id, "%s stands at %d/%d, the next one at %d/%d", m.name, a.partition, a.offset, b.partition, b.offset)
 		}
 	}
 }
@@ -160,16 +155,16 @@ func (r *faultRun) checkEndings(sub string, round []sent, of attempts, isPushed 
 	for _, m := range round {
 		for n, a := range of[m.id] {
 			if a.attempt != n+1 || a.isFinal() != (n == len(of[m.id])-1) {
-				r.complain(m.id, "%s: %s: attempts are %+v", sub, m.name, of[m.id])
+				r.complainf(m.id, "%s: %s: attempts are %+v", sub, m.name, of[m.id])
 				break
 			}
 		}
 		isDead := of.last(m.id).status == "failed"
 		if !of.last(m.id).isFinal() || (isDead && !m.doomed) || (isPushed && isDead != m.doomed) {
-			r.complain(m.id, "%s: %s ended as %+v, doomed %t", sub, m.name, of.last(m.id), m.doomed)
+			r.complainf(m.id, "%s: %s ended as %+v, doomed %t", sub, m.name, of.last(m.id), m.doomed)
 		}
 		if !isPushed && !isDead && !r.ledger.acked[sub][m.id] {
-			r.complain(m.id, "%s: %s counts as consumed, and nobody acknowledged it", sub, m.name)
+			r.complainf(m.id, "%s: %s counts as consumed, and nobody acknowledged it", sub, m.name)
 		}
 	}
 }
@@ -187,24 +182,24 @@ func (r *faultRun) checkSightings(h hook, of attempts) {
 	for _, s := range h.endpoint.sightings() {
 		name := attemptName{s.message, s.attempt}
 		if _, twice := seen[name]; twice {
-			r.complain(s.message, "%s saw attempt %d twice", h.name, s.attempt)
+			r.complainf(s.message, "%s saw attempt %d twice", h.name, s.attempt)
 		}
 		seen[name] = s
 		if s.at.Before(r.messages[s.message].notBefore) {
-			r.complain(s.message, "%s saw it too early, at %s", h.name, s.at)
+			r.complainf(s.message, "%s saw it too early, at %s", h.name, s.at)
 		}
 		if s.attempt < 1 || s.attempt > len(of[s.message]) {
-			r.complain(s.message, "%s saw attempt %d, which is not recorded", h.name, s.attempt)
+			r.complainf(s.message, "%s saw attempt %d, which is not recorded", h.name, s.attempt)
 		}
 	}
 	for id, all := range of {
 		for _, a := range all {
 			s, wasSeen := seen[attemptName{id, a.attempt}]
 			if a.status == "success" && (!s.mayCount || a.code != http.StatusOK) {
-				r.complain(id, "%s: attempt %d counts, status %d; seen: %t, %s", h.name, a.attempt, a.code, wasSeen, s)
+				r.complainf(id, "%s: attempt %d counts, status %d; seen: %t, %s", h.name, a.attempt, a.code, wasSeen, s)
 			}
 			if wasSeen && a.reason == "released" {
-				r.complain(id, "%s saw attempt %d, which is recorded as not sent", h.name, a.attempt)
+				r.complainf(id, "%s saw attempt %d, which is recorded as not sent", h.name, a.attempt)
 			}
 		}
 	}
@@ -227,93 +222,7 @@ func (r *faultRun) checkOrder(conn *pgx.Conn, h hook, of attempts) {
 			settled := of.last(ahead.id).at
 			if after.first.Before(before.last) || after.first.Before(settled) {
 				r.t.Errorf("ahead, settled at %s, is %s", settled.Format("05.000"), r.describe(ahead.id))
-				r.complain(p.id, "%s saw offset %d of key %s before offset %d was settled", h.name, p.offset, p.key, ahead.offset)
-			}
-		}
-	}
-}
-
-// ledgerAnswer is what a subscription's ledger says.
-type ledgerAnswer struct {
-	Published, Replayed, Consumed, InFlight, Waiting, Scheduled, Retrying, Dead, Filtered, Expired, Purged int64
-	Balanced                                                                                               bool
-}
-
-func (a ledgerAnswer) adds() bool {
-	return a.Published+a.Replayed == a.Consumed+a.InFlight+a.Waiting+a.Scheduled+a.Retrying+a.Dead+a.Filtered+a.Expired+a.Purged
-}
-
-// checkLedger: the ledger of a subscription that is through with everything.
-func (r *faultRun) checkLedger(sub string) {
-	var a ledgerAnswer
-	status, err := r.read("/subscriptions/"+sub+"/ledger", &a)
-	require.NoError(r.t, err)
-	require.Equal(r.t, http.StatusOK, status)
-	require.True(r.t, a.Balanced && a.adds(), "%+v", a)
-	require.Equal(r.t, int64(len(r.ledger.acknowledged)), a.Published, "%+v", a)
-	require.Equal(r.t, a.Published, a.Consumed+a.Dead, "%+v", a)
-}
-
-// watchLedgers: whenever a ledger answers, it balances.
-func (r *faultRun) watchLedgers(stop <-chan struct{}) {
-	for {
-		select {
-		case <-stop:
-			return
-		case <-time.After(50 * time.Millisecond):
-		}
-		h := r.hooks[rand.IntN(len(r.hooks))] //nolint:gosec // a test's dice
-		var a ledgerAnswer
-		status, err := r.read("/subscriptions/"+h.id+"/ledger", &a)
-		if err != nil || status == http.StatusServiceUnavailable {
-			continue
-		}
-		if status != http.StatusOK || !a.Balanced || !a.adds() {
-			r.t.Errorf("the ledger of %s answers %d %+v", h.name, status, a)
-			return
-		}
-		r.ledgers.Add(1)
-	}
-}
-
-// checkRedis: of a queue that is settled Redis has its counters, and nothing that waits,
-// is held or due.
-func (r *faultRun) checkRedis() {
-	ctx := r.t.Context()
-	client, err := redis.Open(r.stores.redis.URL())
-	require.NoError(r.t, err)
-	defer func() { _ = client.Close() }()
-	want := strconv.Itoa(len(r.ledger.acknowledged))
-	keys, err := client.Keys(ctx, "mq:{*}:*").Result()
-	require.NoError(r.t, err)
-	slices.SortFunc(keys, cmp.Compare)
-	for _, key := range keys {
-		_, name, _ := strings.Cut(key, "}:")
-		switch kind, _, _ := strings.Cut(name, ":"); kind {
-		case "due":
-			members, err := client.ZRange(ctx, key, 0, 5).Result()
-			require.NoError(r.t, err)
-			require.Empty(r.t, members, key)
-		case "parked", "busy", "held", "scheduled", "outbox":
-			require.Fail(r.t, "there is something left", key)
-		case "waiting", "heldn":
-			counts, err := client.HGetAll(ctx, key).Result()
-			require.NoError(r.t, err)
-			for group, n := range counts {
-				require.Equal(r.t, "0", n, "%s %s", key, group)
-			}
-		case "groups":
-			counts, err := client.HGetAll(ctx, key).Result()
-			require.NoError(r.t, err)
-			require.Len(r.t, counts, len(r.hooks)+1)
-			for group, n := range counts {
-				require.Equal(r.t, want, n, "%s %s", key, group)
-			}
-		case "topic":
-			fields, err := client.HGetAll(ctx, key).Result()
-			require.NoError(r.t, err)
-			if fields["n"] != "" { // the service has queues of its own
-				require.Equal(r.t, []string{want, "0"}, []string{fields["n"], fields["sc"]}, "%s %v", key, fields)
+				r.complainf(p.id, "%s saw offset %d of key %s before offset %d was settled", h.name, p.offset, p.key, ahead.offset)
 			}
 		}
 	}

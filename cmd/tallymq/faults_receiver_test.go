@@ -209,7 +209,9 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		e.amend(n, "cut off by the caller")
 		return
 	}
-	var message struct{ Doomed bool }
+	var message struct {
+		Doomed bool `json:"doomed"`
+	}
 	if err := json.Unmarshal(body, &message); err != nil {
 		e.amend(n, "unreadable: "+err.Error())
 		w.WriteHeader(http.StatusBadRequest)

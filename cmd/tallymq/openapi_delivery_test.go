@@ -143,6 +143,10 @@ func (l *life) delivers() {
 	require.Len(l.t, letters, 1)
 	require.Empty(l.t, l.does("listDeadLetters", "", "id", sub, "reason", "webhook")["data"])
 	require.Equal(l.t, true, l.does("getLedger", "", "id", sub)["balanced"])
+	eventually(l.t, "it is passed over", func() bool {
+		l.does("pull", `{"waitMs":0}`, "id", sub)
+		return l.verdict(expired, sub) == "expired"
+	})
 	for id, verdict := range map[string]string{soon: "dead_letter", never: "cancelled", expired: "expired", filtered: "filtered"} {
 		require.Equal(l.t, verdict, l.verdict(id, sub))
 	}

@@ -37,7 +37,7 @@ func countState(live redis.TopicState) query.State {
 		shown := query.PartitionState{Partition: n, Published: p.NextOffset, Held: p.Held}
 		held += p.Held
 		for _, g := range p.Groups {
-			of, lag := group(g.Group), p.NextOffset-g.Delivered
+			of, lag := group(g.Group), lag(p, g)
 			of.Lag += lag
 			of.Pending += g.Pending
 			of.OldestUnackedMs = older(of.OldestUnackedMs, age(live.NowMs, g.Unsettled))

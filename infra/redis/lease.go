@@ -14,9 +14,13 @@ import (
 	"github.com/tallymq/tallymq/events"
 )
 
-// pollRecheck is how often a long poll looks for itself, in case its wake-up was
+// pollRecheck is when a long poll first looks for itself, then twice as long after, and so
+// on up to pollRecheckMax: ten thousand that idle cost next to nothing. It is in case its wake-up was
 // lost.
-const pollRecheck = 5 * time.Second
+const (
+	pollRecheck    = 5 * time.Second
+	pollRecheckMax = time.Minute
+)
 
 // leaseStart rotates the partition from which leases start.
 var leaseStart atomic.Uint32
@@ -26,7 +30,7 @@ var leaseStart atomic.Uint32
 // the group changed meanwhile, as whoever asks may have to decide anew. ctx ends the
 // wait early; messages that were leased before ctx ended are returned all the same.
 func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error) {
-	deadline := time.Now().Add(wait)
+	deadline, recheck := time.Now().Add(wait), pollRecheck
 	p := l.hub.enter(req.TopicID, req.Group)
 	defer l.hub.leave(req.TopicID, req.Group, p)
 	changes := l.hub.changes(p)
@@ -46,7 +50,8 @@ func (l *Log) Lease(ctx context.Context, req events.LeaseRequest, wait time.Dura
 		if left <= 0 {
 			return nil, nil
 		}
-		l.hub.wait(ctx, p, seen, min(left, pollRecheck))
+		l.hub.wait(ctx, p, seen, min(left, recheck))
+		recheck = min(2*recheck, pollRecheckMax)
 		if ctx.Err() != nil {
 			// The consumer left: its turn, if it had one, is another's.
 			l.hub.pass(p)

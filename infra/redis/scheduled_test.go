@@ -76,8 +76,9 @@ func TestInstancesHearWhenSomethingIsDue(t *testing.T) {
 	// an alarm is set where it is heard
 	s := &shard{}
 	s.nextDue.init()
+	before := time.Now()
 	b.log.woken(s, "d 50")
-	require.WithinDuration(t, time.Now().Add(50*time.Millisecond), s.nextDue.next, 45*time.Millisecond)
+	require.False(t, s.nextDue.next.Before(before.Add(50*time.Millisecond)) || s.nextDue.next.After(time.Now().Add(50*time.Millisecond)))
 }
 
 func TestAReleaseIsOneStep(t *testing.T) {
