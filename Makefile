@@ -11,12 +11,12 @@ TEST_TIMEOUT ?= 8m
 FUZZ_TIME ?= 10s
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test build run test lint fmt bench fuzz clean
+.PHONY: help setup setup-test build run test test-faults lint fmt bench fuzz clean
 # The order of prerequisites is the order in which they are done, whatever -j says.
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## install what is missing to build and run: redis-server, PostgreSQL, Go modules
 	@scripts/setup.sh

@@ -145,7 +145,7 @@ func (d *Dispatcher) handBack(ctx context.Context, caller Caller, s Subscription
 func (d *Dispatcher) ackToken(s Subscription, m events.Leased) string {
 	return d.tokens.seal(delivery{
 		SubscriptionID: s.Config.SubscriptionID, MessageID: m.MessageID, Lease: m.Lease,
-		Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs, AttemptsBefore: m.AttemptsBefore,
+		Partition: m.Partition, Offset: m.Offset, Attempt: m.Attempt, LeasedAtMs: m.LeasedAtMs, AttemptsBefore: m.AttemptsBefore, Unseen: m.Unseen,
 		MaxRetryAttempts: m.Meta.MaxRetryAttempts, RetryDelayMs: m.Meta.RetryDelayMs,
 	})
 }
@@ -197,7 +197,7 @@ func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription,
 	d.passOver(ctx, s, through)
 	if len(unreadable) > 0 {
 		_, err := d.settle(context.WithoutCancel(ctx), caller, s.Config.SubscriptionID, unreadable, func(s Subscription, t delivery) (events.Event, string) {
-			e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonUnreadable, Error: ErrUnreadable.Error(), Policy: t.policy(), Rand: d.cfg.Rand()})
+			e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonUnreadable, Error: ErrUnreadable.Error(), Policy: t.policy(), Unseen: t.Unseen, Rand: d.cfg.Rand()})
 			return e, failureStatus(e)
 		})
 		if err != nil {

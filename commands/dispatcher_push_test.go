@@ -180,3 +180,27 @@ func TestASubscriptionThatItsServiceEnds(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, commands.StatusStopped, s.Config.Status)
 }
+
+// What never reached its consumer is not a try, however often that happens.
+func TestReleasedAttemptsAreNoTries(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	i := b.instance(t).run(t)
+	i.queue(t, "orders", 1)
+	id := i.subscribe(t, "orders", "g", func(c *commands.CreateSubscription) { c.MaxRetryAttempts, c.RetryDelayMs = new(1), new(0) })
+	i.publish(t, "orders", "1")
+	for attempt := 1; attempt <= 5; attempt++ {
+		pulled := i.pull(t, id, 1)
+		require.Equal(t, attempt, pulled[0].Attempt)
+		require.NoError(t, i.Release(t.Context(), async, id, pulled))
+	}
+	pulled := i.pull(t, id, 1)
+	settled, err := i.Nack(t.Context(), async, commands.Nack{SubscriptionID: id, AckTokens: []string{pulled[0].AckToken}})
+	require.NoError(t, err)
+	require.Equal(t, "retrying", settled[0].Status, "the first try of two")
+	pulled = i.pull(t, id, 1)
+	require.Equal(t, 7, pulled[0].Attempt)
+	settled, err = i.Nack(t.Context(), async, commands.Nack{SubscriptionID: id, AckTokens: []string{pulled[0].AckToken}})
+	require.NoError(t, err)
+	require.Equal(t, "dead_letter", settled[0].Status)
+}

@@ -98,7 +98,7 @@ func (d *Dispatcher) Settle(ctx context.Context, subscriptionID string, outcomes
 			return events.MessageDeadLettered{Delivery: s.delivery(t), Reason: reason, Error: o.Error, StatusCode: o.StatusCode}, "dead_letter"
 		}
 		e := decideFailure(s, s.delivery(t), failure{
-			Reason: reason, Error: o.Error, StatusCode: o.StatusCode, NotBeforeMs: min(o.NotBeforeMs, NackDelayMsMax), Policy: t.policy(), Rand: d.cfg.Rand(),
+			Reason: reason, Error: o.Error, StatusCode: o.StatusCode, NotBeforeMs: min(o.NotBeforeMs, NackDelayMsMax), Policy: t.policy(), Unseen: t.Unseen, Rand: d.cfg.Rand(),
 		})
 		return e, failureStatus(e)
 	})

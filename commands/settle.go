@@ -50,7 +50,7 @@ func (d *Dispatcher) Nack(ctx context.Context, caller Caller, cmd Nack) ([]Settl
 		return nil, err
 	}
 	return d.settle(ctx, caller, cmd.SubscriptionID, cmd.AckTokens, func(s Subscription, t delivery) (events.Event, string) {
-		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Policy: t.policy(), Rand: d.cfg.Rand()})
+		e := decideFailure(s, s.delivery(t), failure{Reason: events.ReasonNack, Error: cmd.Error, DelayMs: cmd.DelayMs, Policy: t.policy(), Unseen: t.Unseen, Rand: d.cfg.Rand()})
 		return e, failureStatus(e)
 	})
 }
@@ -71,7 +71,9 @@ type failure struct {
 	DelayMs     *int64
 	NotBeforeMs int64
 	Policy      policy
-	Rand        float64
+	// Unseen is as in [events.Leased].
+	Unseen int
+	Rand   float64
 }
 
 // policy is what a message says of its own retries; nil is as the subscription says.
@@ -82,7 +84,7 @@ type policy struct{ MaxRetryAttempts, RetryDelayMs *int }
 // jitter, where that is at most an hour or retryDelayMs itself. Attempts are counted from
 // where the message was last redriven.
 func decideFailure(s Subscription, a events.Delivery, f failure) events.Event {
-	tried := max(a.Attempt-a.AttemptsBefore, 1)
+	tried := max(a.Attempt-a.AttemptsBefore-f.Unseen, 1)
 	if tried > deref(f.Policy.MaxRetryAttempts, s.Config.MaxRetryAttempts) {
 		return events.MessageDeadLettered{Delivery: a, Reason: f.Reason, Error: f.Error, StatusCode: f.StatusCode}
 	}
@@ -165,7 +167,9 @@ func (d *Dispatcher) settleEach(ctx context.Context, caller Caller, subscription
 		}
 		var e events.Event
 		e, results[i].Status = decide(s, t, ackTokens[i])
-		batch = append(batch, d.settlementOf(caller, s, e, t.Lease))
+		a := d.settlementOf(caller, s, e, t.Lease)
+		a.Unseen = t.Unseen
+		batch = append(batch, a)
 		of = append(of, i)
 	}
 	outs, err := d.store.Append(ctx, shard, batch)
@@ -288,8 +292,10 @@ func (d *Dispatcher) ExpireLeases(ctx context.Context, shard int, expired []even
 			return fmt.Errorf("subscription %s: state is %T", a.ID, a.Value)
 		}
 		of[len(batch)] = s
-		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Policy: policyOf(x.Meta), Rand: d.cfg.Rand()})
-		batch = append(batch, d.settlementOf(system, s, e, x.Lease))
+		e := decideFailure(s, attempt, failure{Reason: events.ReasonLeaseExpired, Policy: policyOf(x.Meta), Unseen: x.Unseen, Rand: d.cfg.Rand()})
+		settlement := d.settlementOf(system, s, e, x.Lease)
+		settlement.Unseen = x.Unseen
+		batch = append(batch, settlement)
 	}
 	outs, err := d.store.Append(ctx, shard, batch)
 	if err != nil {

@@ -23,6 +23,8 @@ type delivery struct {
 	LeasedAtMs     int64
 	// AttemptsBefore is as in [events.Delivery].
 	AttemptsBefore int
+	// Unseen is as in [events.Leased].
+	Unseen int
 	// MaxRetryAttempts and RetryDelayMs are the message's own, nil for none.
 	MaxRetryAttempts, RetryDelayMs *int
 }
@@ -31,7 +33,7 @@ type delivery struct {
 // attempt and no other: it needs no expiry of its own, the lease has one.
 //
 // A token is base64url of: version 2, subscription and message id (16 bytes each),
-// ten varints, the first 16 bytes of an HMAC-SHA256 over all that.
+// eleven varints, the first 16 bytes of an HMAC-SHA256 over all that.
 type tokens struct{ key []byte }
 
 const (
@@ -50,7 +52,7 @@ func (t tokens) seal(d delivery) string {
 	ms, seq, _ := strings.Cut(d.Lease.EntryID, "-")
 	for _, n := range []int64{
 		int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs,
-		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs),
+		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs), int64(d.Unseen),
 	} {
 		b = binary.AppendVarint(b, n)
 	}
@@ -70,7 +72,7 @@ func (t tokens) open(token string) (delivery, error) {
 	if !hmac.Equal(t.mac(body), b[len(b)-tokenMACBytes:]) {
 		return delivery{}, errToken
 	}
-	var n [10]int64
+	var n [11]int64
 	rest := body[33:]
 	for i := range n {
 		v, size := binary.Varint(rest)
@@ -83,7 +85,7 @@ func (t tokens) open(token string) (delivery, error) {
 		SubscriptionID: uuidString(body[1:17]), MessageID: uuidString(body[17:33]),
 		Lease:     events.Lease{Stream: int(n[0]), EntryID: decimal(n[1]) + "-" + decimal(n[2])},
 		Partition: int(n[3]), Offset: n[4], Attempt: int(n[5]), LeasedAtMs: n[6],
-		AttemptsBefore: int(n[7]), MaxRetryAttempts: given(n[8]), RetryDelayMs: given(n[9]),
+		AttemptsBefore: int(n[7]), MaxRetryAttempts: given(n[8]), RetryDelayMs: given(n[9]), Unseen: int(n[10]),
 	}, nil
 }
 

@@ -48,6 +48,8 @@ type Append struct {
 	NextMs, DelayMs int64
 	// ReleaseID becomes the id of the event of a scheduled message's release.
 	ReleaseID string
+	// Unseen is as in [Leased], for a message that is to be tried again.
+	Unseen int
 	// Forward says that a dead letter is to be published to another queue.
 	Forward bool
 	// Redrive is what comes to a group once more, for redriven messages.
@@ -125,7 +127,9 @@ type Outcome struct {
 	// ID is the aggregate or message concerned: the one appended, or for a
 	// duplicate or a conflict the earlier one.
 	ID string
-	// Offset is the partition offset a published message was given.
+	// Offset is the partition offset a published message was given; of a scheduled one it
+	// is when it is released, in ms since 1970 and below zero; of a seek it is 1 where
+	// messages were asked for that history alone has.
 	Offset int64
 	// Partition is where a published message went.
 	Partition int

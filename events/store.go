@@ -56,8 +56,9 @@ type Leased struct {
 	Partition int
 	Offset    int64
 	Attempt   int
-	// AttemptsBefore is as in [Delivery].
-	AttemptsBefore int
+	// AttemptsBefore is as in [Delivery], and Unseen how many attempts since then nobody
+	// saw: they do not count as tries.
+	AttemptsBefore, Unseen int
 	// Position is where the message's publishing stands in the log.
 	Position   Position
 	LeasedAtMs int64

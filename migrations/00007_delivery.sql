@@ -44,7 +44,7 @@ CREATE TABLE dead_letters (
     status_code     INT,
     dead_at         TIMESTAMPTZ NOT NULL,
     position        BIGINT NOT NULL,
-    PRIMARY KEY (topic_id, consumer_group, message_id, attempt)
+    PRIMARY KEY (topic_id, consumer_group, message_id, attempt, attempts_before)
 );
 CREATE INDEX dead_letters_position ON dead_letters (topic_id, consumer_group, position);
 

@@ -144,8 +144,7 @@ const insertDeadLetters = `
 INSERT INTO dead_letters (topic_id, consumer_group, message_id, attempt, attempts_before, subscription_id, tenant_id, partition_id, offset_value,
     reason, error_message, status_code, dead_at, position)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::int[], $5::int[], $6::uuid[], $7::uuid[], $8::int[], $9::bigint[],
-    $10::text[], $11::text[], $12::int[], $13::timestamptz[], $14::bigint[])
-ON CONFLICT DO NOTHING`
+    $10::text[], $11::text[], $12::int[], $13::timestamptz[], $14::bigint[])`
 
 func (c *changes) insertDeadLetters() (statement, error) {
 	cols := columns{rows: len(c.deadLetters)}

@@ -114,24 +114,6 @@ var documentedLimits = map[string]float64{
 	"/paths/~1api~1v1~1mq~1subscriptions~1{id}~1ack/post/requestBody/x-maxBytes":     command.SettleBodyMax,
 }
 
-// handlerConfigLimits are those within a handlerConfig.
-var handlerConfigLimits = map[string]float64{
-	"retryScheduleMs.maxItems":      commands.RetryScheduleMax,
-	"retryScheduleMs.items.maximum": commands.RetryDelayMsMax,
-	"url.maxLength":                 commands.WebhookURLMax,
-	"headers.maxProperties":         commands.WebhookHeadersMax,
-	"timeoutMs.minimum":             commands.WebhookTimeoutMsMin,
-	"timeoutMs.maximum":             commands.WebhookTimeoutMsMax,
-	"concurrency.maximum":           commands.WebhookConcurrencyMax,
-	"ratePerSecond.maximum":         commands.WebhookRateMax,
-	"breakerFailures.minimum":       commands.WebhookFailuresMin,
-	"breakerFailures.maximum":       commands.WebhookFailuresMax,
-	"breakerFailures.default":       commands.WebhookFailuresDefault,
-	"pauseAfterMs.minimum":          commands.WebhookPauseMsMin,
-	"pauseAfterMs.maximum":          commands.WebhookPauseMsMax,
-	"pauseAfterMs.default":          commands.WebhookPauseMsDefault,
-}
-
 func TestTheDocumentHasTheCodesLimits(t *testing.T) {
 	t.Parallel()
 	text, err := docs.JSON()
@@ -211,30 +193,6 @@ func (s *stage) tryEdge(t *testing.T, op documentedOp, name string, r *docReques
 	got := s.truth.send(t, s.main.url, r)
 	field, _ := got.refused(http.StatusBadRequest, "MQ_VALIDATION_FAILED")
 	require.True(t, strings.HasPrefix(field, name), "%s past its limit: %s", what, got.body)
-}
-
-// The same of what stands within a webhook's handlerConfig.
-func TestTheDocumentsLimitsOfWebhooksAreTheService(t *testing.T) {
-	t.Parallel()
-	s := &stage{truth: newTruth(t), auth: newAuthService(t)}
-	cfg := testConfig(t)
-	cfg.AuthURL, cfg.AuthIssuer = s.auth.url, accessIssuer
-	s.main = start(t, cfg, accessToken)
-	ops := operationsOf(s.truth.doc)
-	op := ops[slices.IndexFunc(ops, func(o documentedOp) bool { return o.OperationID == "createSubscription" })]
-	config := op.RequestBody.Value.Content["application/json"].Schema.Value.Properties["handlerConfig"].Value
-	tried := 0
-	for name, property := range config.Properties {
-		for _, e := range edgesOf(property.Value) {
-			r := s.newScene(t, op).first(op).set("subscriptionType", "webhook").set("status", "paused")
-			s.tryEdge(t, op, "handlerConfig."+name, r, func(r *docRequest, value any) {
-				r.set("handlerConfig", map[string]any{"url": "https://example.com/", name: value})
-				r.set("consumerGroup", newID())
-			}, e)
-			tried++
-		}
-	}
-	require.Greater(t, tried, 10)
 }
 
 // onlyBeyond are fields whose limit something else in the scene holds lower.

@@ -105,6 +105,10 @@ func ensureDay(ctx context.Context, pool *pgxpool.Pool, from time.Time) error {
 // what the default partitions hold from before.
 func DropExpired(ctx context.Context, pool *pgxpool.Pool, now time.Time, keep time.Duration, logger *slog.Logger) error {
 	horizon := now.UTC().Add(-keep).Truncate(day)
+	// Of a dead letter without its message nothing could be done.
+	if _, err := pool.Exec(ctx, `DELETE FROM dead_letters WHERE message_id < $1`, MessageIDBound(horizon)); err != nil {
+		return fmt.Errorf("retention of dead letters: %w", err)
+	}
 	for _, p := range partitioned {
 		expired, err := expiredPartitions(ctx, pool, p.table, horizon)
 		if err != nil {

@@ -76,8 +76,12 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		if delay := time.Duration(e.RetryDelayMs) * time.Millisecond; delay > 0 && (c.dueIn == 0 || delay < c.dueIn) {
 			c.dueIn = delay
 		}
+		unseen := a.Unseen
+		if e.Reason == events.ReasonReleased {
+			unseen++
+		}
 		c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
-			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head)
+			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head, strconv.Itoa(unseen))
 	case events.MessageRedriven:
 		l.encodeRedriven(c, a, e, meta, frame)
 	}

@@ -131,6 +131,8 @@ func readLeased(stream, entry string, fields []any, attemptsBefore int64) (event
 			m.Partition, err = strconv.Atoi(value)
 		case "att":
 			m.Attempt, err = strconv.Atoi(value)
+		case "unseen":
+			m.Unseen, err = strconv.Atoi(value)
 		case "base":
 			m.AttemptsBefore, err = strconv.Atoi(value)
 		}

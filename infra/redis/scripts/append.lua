@@ -548,13 +548,14 @@ ops.Z = function(i)
 end
 
 -- Failed, to be tried again: topic, group, stream, entry, subscription, delay in
--- ms, next attempt, attempts before, message, uuid, metadata, event
+-- ms, next attempt, attempts before, message, uuid, metadata, event, how many of its
+-- attempts nobody saw
 ops.F = function(i)
   local id, group, stream, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   local key = stream_key(id, group, stream)
   local entries = redis.call('XRANGE', key, entry, entry)
   if #entries == 0 or not settle(id, group, stream, entry, ARGV[i + 4], ARGV[i + 7], false) then
-    return { LOST, '', ARGV[i + 9], 0, 0 }, i + 12
+    return { LOST, '', ARGV[i + 9], 0, 0 }, i + 13
   end
   local f = entries[1][2]
   if stream ~= '-1' then
@@ -562,6 +563,7 @@ ops.F = function(i)
   else
     set_field(f, 'att', ARGV[i + 6])
   end
+  if ARGV[i + 12] ~= '0' then set_field(f, 'unseen', ARGV[i + 12]) end
   note_attempt(id, group, tonumber(ARGV[i + 6]))
   note_outside(id, group, origin(f))
   local delay = tonumber(ARGV[i + 5])
@@ -574,7 +576,7 @@ ops.F = function(i)
   else
     offer(id, group, f)
   end
-  return { OK, record(ARGV[i + 9], ARGV[i + 10], ARGV[i + 11]), ARGV[i + 9], 0, 0 }, i + 12
+  return { OK, record(ARGV[i + 9], ARGV[i + 10], ARGV[i + 11]), ARGV[i + 9], 0, 0 }, i + 13
 end
 
 -- Scheduled: as a publish, then when to release it (ms since 1970, or 0), after how many

@@ -66,8 +66,13 @@ end
 -- Sets a field of an entry that has it.
 local function set_field(fields, name, value)
   for n = 9, #fields - 1, 2 do
-    if fields[n] == name then fields[n + 1] = value end
+    if fields[n] == name then
+      fields[n + 1] = value
+      return
+    end
   end
+  local n = #fields
+  fields[n + 1], fields[n + 2] = name, value
 end
 
 -- The key of an entry as it stands in names, nil where the message has none.
