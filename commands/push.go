@@ -149,6 +149,9 @@ func (d *Dispatcher) end(ctx context.Context, subscriptionID, status string, eve
 func (d *Dispatcher) RotateSecret(ctx context.Context, caller Caller, id string, ifVersion *int64) (Subscription, Receipt, error) {
 	return d.onSubscription(ctx, caller, id, ifVersion, func(s Subscription) (events.SubscriptionConfig, events.Event, error) {
 		config := s.Config
+		if err := d.checkConsumer(ctx, caller, s); err != nil {
+			return config, nil, err
+		}
 		if config.SubscriptionType != TypeWebhook {
 			return config, nil, refuse(CodeConflict, "subscription %q is no webhook", id)
 		}
@@ -161,7 +164,7 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, caller Caller, id string,
 // Secrets returns what a webhook subscription's secrets are derived from, the current
 // one's first.
 func (d *Dispatcher) Secrets(ctx context.Context, caller Caller, id string) (Subscription, []string, error) {
-	s, _, err := d.subscription(ctx, caller, id)
+	s, err := d.Consumable(ctx, caller, id)
 	if err == nil && s.Config.SubscriptionType != TypeWebhook {
 		err = refuse(CodeConflict, "subscription %q is no webhook", id)
 	}

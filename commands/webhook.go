@@ -115,17 +115,26 @@ func (c *check) handler(subscriptionType string, raw json.RawMessage) {
 	ok := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" && u.User == nil && len(h.URL) <= WebhookURLMax
 	c.that(ok, "handlerConfig.url", fmt.Sprintf("an http or https URL of at most %d characters, without user and password", WebhookURLMax), "is not one")
 	c.that(len(h.Headers) <= WebhookHeadersMax, "handlerConfig.headers", fmt.Sprintf("at most %d", WebhookHeadersMax), fmt.Sprintf("has %d", len(h.Headers)))
-	c.unless(h.TimeoutMs == 0, int64(h.TimeoutMs), WebhookTimeoutMsMin, WebhookTimeoutMsMax, "handlerConfig.timeoutMs")
-	c.unless(h.Concurrency == 0, int64(h.Concurrency), 1, WebhookConcurrencyMax, "handlerConfig.concurrency")
+	var given struct { // 0 is not as if a field was left out
+		TimeoutMs       *int64 `json:"timeoutMs"`
+		Concurrency     *int64 `json:"concurrency"`
+		BreakerFailures *int64 `json:"breakerFailures"`
+		PauseAfterMs    *int64 `json:"pauseAfterMs"`
+	}
+	if len(raw) > 0 {
+		c.that(json.Unmarshal(raw, &given) == nil, "handlerConfig", "a JSON object", "is not one")
+	}
+	c.ifGiven(given.TimeoutMs, WebhookTimeoutMsMin, WebhookTimeoutMsMax, "handlerConfig.timeoutMs")
+	c.ifGiven(given.Concurrency, 1, WebhookConcurrencyMax, "handlerConfig.concurrency")
 	c.that(h.RatePerSecond >= 0 && h.RatePerSecond <= WebhookRateMax, "handlerConfig.ratePerSecond", fmt.Sprintf("more than 0, at most %d", WebhookRateMax), fmt.Sprintf("is %g", h.RatePerSecond))
-	c.unless(h.BreakerFailures == 0, int64(h.BreakerFailures), WebhookFailuresMin, WebhookFailuresMax, "handlerConfig.breakerFailures")
-	c.unless(h.PauseAfterMs == 0, h.PauseAfterMs, WebhookPauseMsMin, WebhookPauseMsMax, "handlerConfig.pauseAfterMs")
+	c.ifGiven(given.BreakerFailures, WebhookFailuresMin, WebhookFailuresMax, "handlerConfig.breakerFailures")
+	c.ifGiven(given.PauseAfterMs, WebhookPauseMsMin, WebhookPauseMsMax, "handlerConfig.pauseAfterMs")
 }
 
-// unless is between for what may also be left out.
-func (c *check) unless(isAbsent bool, n, least, most int64, field string) {
-	if !isAbsent {
-		c.between(n, least, most, field)
+// ifGiven is between for what may also be left out.
+func (c *check) ifGiven(n *int64, least, most int64, field string) {
+	if n != nil {
+		c.between(*n, least, most, field)
 	}
 }
 

@@ -50,7 +50,9 @@ func liveOf(live redis.TopicState, group string) queries.LedgerLive {
 
 // lag is what a group has not been handed of a partition. A group that began on an emptied
 // stream has no place in it yet.
-func lag(p redis.PartitionState, g redis.GroupState) int64 { return min(p.NextOffset-g.Delivered, p.Held) }
+func lag(p redis.PartitionState, g redis.GroupState) int64 {
+	return min(p.NextOffset-g.Delivered, p.Held)
+}
 
 // liveMessage is where a message is for a group now.
 func (s *service) liveMessage(ctx context.Context, q queries.Question) (*queries.LiveMessage, error) {
@@ -86,7 +88,7 @@ const (
 )
 
 // errNotYet reports that Postgres does not have what Redis has.
-var errNotYet = errors.New("Postgres does not have yet what Redis has")
+var errNotYet = errors.New("history does not have yet what the log has")
 
 // unbalanced is a group whose messages do not add up.
 type unbalanced struct {

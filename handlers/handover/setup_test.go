@@ -79,7 +79,9 @@ func setup(t testing.TB) *testBundle {
 	var work sync.WaitGroup
 	t.Cleanup(func() { cancel(); work.Wait() })
 	work.Go(func() { b.log.Run(ctx) })
-	work.Go(func() { b.log.RunDue(ctx, redis.DueWork{Expired: b.ExpireLeases, Tick: b.Tick, Forward: b.ForwardDeadLetter}) })
+	work.Go(func() {
+		b.log.RunDue(ctx, redis.DueWork{Expired: b.ExpireLeases, Tick: b.Tick, Forward: b.ForwardDeadLetter})
+	})
 	for shard := range shards {
 		work.Go(func() {
 			projections.New(projections.Config{

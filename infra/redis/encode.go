@@ -72,16 +72,7 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		}
 		l.encodeSettled(c, a, op, e.Delivery, meta, frame)
 	case events.MessageFailed:
-		lease := a.Guard.Lease
-		if delay := time.Duration(e.RetryDelayMs) * time.Millisecond; delay > 0 && (c.dueIn == 0 || delay < c.dueIn) {
-			c.dueIn = delay
-		}
-		unseen := a.Unseen
-		if e.Reason == events.ReasonReleased {
-			unseen++
-		}
-		c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
-			e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head, strconv.Itoa(unseen))
+		l.encodeFailed(c, a, e, meta, frame)
 	case events.MessageRedriven:
 		l.encodeRedriven(c, a, e, meta, frame)
 	}
@@ -125,6 +116,20 @@ func (l *Log) encodeScheduled(c *call, a events.Append, e events.MessageSchedule
 	releaseMeta := packPairs(events.Meta{Actor: "system", TraceParent: e.TraceParent}.AppendPairs(nil, released.Kind(), a.TenantID, 0))
 	c.args = append(c.args, e.ReleaseAtMs, a.DelayMs, a.ReleaseID, releaseMeta, release.Head, release.Tail)
 	return nil
+}
+
+// encodeFailed parks a message for its next attempt.
+func (l *Log) encodeFailed(c *call, a events.Append, e events.MessageFailed, meta []byte, frame events.Frame) {
+	lease := a.Guard.Lease
+	if delay := time.Duration(e.RetryDelayMs) * time.Millisecond; delay > 0 && (c.dueIn == 0 || delay < c.dueIn) {
+		c.dueIn = delay
+	}
+	unseen := a.Unseen
+	if e.Reason == events.ReasonReleased {
+		unseen++
+	}
+	c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+		e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head, strconv.Itoa(unseen))
 }
 
 func (l *Log) encodeRedriven(c *call, a events.Append, e events.MessageRedriven, meta []byte, frame events.Frame) {

@@ -59,6 +59,10 @@ repeat
     if e[2][2] == message then
       local lease = lease_of(retries, '-1', e[1])
       if lease then return answer('in_flight', lease) end
+      local f = {}
+      for i = 9, #e[2] - 1, 2 do f[e[2][i]] = tonumber(e[2][i + 1]) end
+      -- A first try stands there too, where the one before it of its key was settled.
+      if (f['att'] or 2) - (f['base'] or 0) == 1 then return answer('waiting', 0, 0) end
       return answer('retrying', now)
     end
   end
