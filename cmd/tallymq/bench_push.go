@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,6 +27,8 @@ const (
 	// benchIdleFor is for how long they are looked at.
 	benchIdleFor = 10 * time.Second
 	benchPushMax = 2 * time.Minute
+	// benchDue is how many messages are scheduled for one moment.
+	benchDue = 10_000
 )
 
 // receiver is a webhook's other end, which answers at once.
@@ -111,7 +114,51 @@ func (b *bench) push(ctx context.Context) error {
 	if err := b.pushLatency(ctx, r); err != nil {
 		return err
 	}
+	if err := b.punctuality(ctx, r); err != nil {
+		return err
+	}
 	return b.idle(ctx, r)
+}
+
+// punctuality measures how late scheduled messages come: some on an idle machine, and many
+// that are due at once.
+func (b *bench) punctuality(ctx context.Context, r *receiver) error {
+	for _, n := range []int{20, benchDue} {
+		dueAt := time.Now().Add(time.Duration(n/20+500) * time.Millisecond * 4)
+		wait := r.await(n)
+		m, err := load(ctx, min(n, b.connections), time.Until(dueAt), b.upTo(n, func(ctx context.Context) (int, error) {
+			body := fmt.Appendf(nil, `{"queue":"paced","payload":{"sentAt":%d},"scheduledAt":%q}`, dueAt.UnixNano(), dueAt.UTC().Format(time.RFC3339Nano))
+			status, text, err := b.loader.post(ctx, apiPrefix+"/publish/scheduled", body, "Prefer", "respond-async")
+			if err == nil && status != http.StatusAccepted {
+				err = fmt.Errorf("bench: schedule: %d %s", status, text)
+			}
+			return 1, err
+		}))
+		if err != nil {
+			return err
+		}
+		if m.done != n {
+			return fmt.Errorf("bench: %d of %d were scheduled in time", m.done, n)
+		}
+		if m, err = wait(ctx); err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(b.out, "%-18s %d due at once: first %s  p50 %s  last %s after it  (at the webhook)\n", "scheduled", n,
+			round(m.quantile(0)), round(m.quantile(0.5)), round(m.quantile(1)))
+	}
+	return nil
+}
+
+// upTo is a step that is taken so many times; workers then wait for the end.
+func (b *bench) upTo(n int, step func(context.Context) (int, error)) func(context.Context) (int, error) {
+	var taken atomic.Int64
+	return func(ctx context.Context) (int, error) {
+		if taken.Add(1) > int64(n) {
+			<-ctx.Done()
+			return 0, nil
+		}
+		return step(ctx)
+	}
 }
 
 func (b *bench) hook(ctx context.Context, queue, url string, concurrency int, more string) (string, error) {

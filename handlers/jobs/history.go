@@ -3,9 +3,7 @@ package jobs
 import (
 	"context"
 	"fmt"
-	"maps"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -50,6 +48,8 @@ type original struct {
 	partition int
 	offset    int64
 	position  events.Position
+	// isMissing says that history has where it was published and not what it was.
+	isMissing bool
 }
 
 func (o original) meta() events.DeliveryMeta {
@@ -181,173 +181,4 @@ func (w *worker) redrive(ctx context.Context, cmd commands.Redrive, cursor, miss
 	w.job.Failed += missing
 	w.job.state.Cursor = cursor
 	return nil
-}
-
-// published is a place at which a message was published.
-type published struct {
-	position  int64
-	messageID string
-	partition int
-	offset    int64
-}
-
-// nextPublished reads where the next messages were published, in the order of the log.
-func (w *worker) nextPublished(ctx context.Context) ([]published, error) {
-	rows, err := w.jobs.cfg.Pool.Query(ctx, `
-SELECT h.position, h.message_id, (h.data->>'partition')::int, (h.data->>'offset')::bigint FROM event_history h
-WHERE h.scope = 'message' AND h.tenant_id = $1 AND h.shard = $2 AND h.position > $3 AND h.position <= $4 AND h.topic_id = $5
-    AND h.kind IN ('message.published', 'message.released')
-ORDER BY h.position LIMIT `+strconv.Itoa(partMax), w.ownerID, w.shard, w.job.state.Cursor, w.job.state.UpTo, w.topicID)
-	if err != nil {
-		return nil, fmt.Errorf("read history: %w", err)
-	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (p published, err error) {
-		err = row.Scan(&p.position, &p.messageID, &p.partition, &p.offset)
-		return p, err //nolint:wrapcheck // below
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read history: %w", err)
-	}
-	return list, nil
-}
-
-// isWanted reports whether a seek owes a message: what Redis still held it did not.
-func (w *worker) isWanted(p published) bool {
-	spec := w.job.Spec
-	if w.job.Kind != KindSeek {
-		return true
-	}
-	return p.offset >= spec.FromOffset && p.partition < len(spec.Before) && p.offset < spec.Before[p.partition]
-}
-
-// replayPart replays the next messages.
-func (w *worker) replayPart(ctx context.Context) (more bool, err error) {
-	query, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	list, err := w.nextPublished(query)
-	if err != nil || len(list) == 0 {
-		return false, err
-	}
-	var wanted []published
-	var ids []string
-	for _, p := range list {
-		if w.isWanted(p) {
-			wanted, ids = append(wanted, p), append(ids, p.messageID)
-		}
-	}
-	found, err := w.payloads(query, ids)
-	if err != nil {
-		return false, err
-	}
-	var batch []original
-	for i, p := range wanted {
-		o, ok := found[p.messageID]
-		if !ok && i > 0 && len(batch) == len(found) {
-			// It did not fit, or nothing behind it is there: it is looked for again.
-			return true, w.replay(ctx, batch, wanted[i-1].position)
-		}
-		if !ok {
-			w.job.Failed++
-			continue
-		}
-		o.partition, o.offset, o.position = p.partition, p.offset, events.Position(p.position)
-		batch = append(batch, o)
-	}
-	return len(list) == partMax, w.replay(ctx, batch, list[len(list)-1].position)
-}
-
-// replay hands messages on, each when its time comes.
-func (w *worker) replay(ctx context.Context, batch []original, cursor int64) error {
-	for len(batch) > 0 {
-		n := len(batch)
-		if w.job.Spec.Speed > 0 {
-			var err error
-			if n, err = w.pace(ctx, batch); err != nil {
-				return err
-			}
-		}
-		n = min(n, w.handOnMax())
-		if err := w.handOn(ctx, batch[:n]); err != nil {
-			return err
-		}
-		w.job.Done += int64(n)
-		w.job.state.Cursor = int64(batch[n-1].position)
-		batch = batch[n:]
-	}
-	w.job.state.Cursor = cursor
-	return nil
-}
-
-// handOnMax is how many messages are handed on at once. Those for a queue go in all or none,
-// so that one that waits for room is not overtaken: few enough to find room together.
-func (w *worker) handOnMax() int {
-	if w.job.Spec.TargetQueue != "" {
-		return atomicMax
-	}
-	return partMax
-}
-
-// pace waits until the first of the batch is due and returns how many are.
-func (w *worker) pace(ctx context.Context, batch []original) (int, error) {
-	s := &w.job.state
-	if s.StartMs == 0 {
-		s.StartMs, s.FirstMs = time.Now().UnixMilli(), batch[0].position.Ms()
-	}
-	dueAt := func(o original) time.Time {
-		return time.UnixMilli(s.StartMs).Add(time.Duration(float64(o.position.Ms()-s.FirstMs) / w.job.Spec.Speed * float64(time.Millisecond)))
-	}
-	if err := w.wait(ctx, time.Until(dueAt(batch[0]))); err != nil {
-		return 0, err
-	}
-	n := 1
-	for n < len(batch) && !dueAt(batch[n]).After(time.Now()) {
-		n++
-	}
-	return n, nil
-}
-
-// headerReplayOf names the message that a replayed one is a copy of.
-const headerReplayOf = "replay-of-message-id"
-
-func (w *worker) handOn(ctx context.Context, batch []original) error {
-	if w.job.Spec.TargetQueue == "" {
-		cmd := commands.Redrive{SubscriptionID: w.job.Spec.SubscriptionID, JobID: w.job.ID, Attempt: w.job.state.Attempt}
-		for _, o := range batch {
-			cmd.Messages = append(cmd.Messages, o.redriven())
-		}
-		return w.patiently(ctx, func(ctx context.Context) error {
-			_, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
-			return err //nolint:wrapcheck // says what it does
-		})
-	}
-	caller := commands.Caller{TenantID: w.job.TenantID, Subject: w.job.CreatedBy, Platform: true, Async: true}
-	todo := make([]commands.Publish, len(batch))
-	for i, o := range batch {
-		payload := []byte(o.Payload)
-		if o.Sealed {
-			var err error
-			if payload, err = w.jobs.cfg.Open(ctx, o.tenantID, o.TopicID, o.MessageID, payload); err != nil {
-				return fmt.Errorf("decrypt a payload: %w", err)
-			}
-		}
-		headers := map[string]string{headerReplayOf: o.MessageID}
-		maps.Copy(headers, o.Headers)
-		todo[i] = commands.Publish{
-			ID: w.jobs.cfg.NewID(), Queue: w.job.Spec.TargetQueue, Payload: payload, Key: o.Key, Headers: headers, CorrelationID: o.CorrelationID,
-			ContentType: o.ContentType, TraceParent: o.TraceParent, EventKey: fmt.Sprintf("replay %s %s", w.job.ID, o.MessageID),
-			MaxRetryAttempts: o.MaxRetryAttempts, RetryDelayMs: o.RetryDelayMs,
-		}
-	}
-	return w.patiently(ctx, func(ctx context.Context) error {
-		out, err := w.jobs.cfg.Commands.Publish(ctx, caller, todo, true)
-		if err != nil {
-			return err //nolint:wrapcheck // says what it does
-		}
-		for _, o := range out {
-			if o.Err != nil {
-				return o.Err
-			}
-		}
-		return nil
-	})
 }

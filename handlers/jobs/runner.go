@@ -23,6 +23,8 @@ const (
 	// partMax and partBytesMax bound the part of history that is in hand.
 	partMax      = 500
 	partBytesMax = 8 << 20
+	// scanMax is how many events are looked at for the messages of one part.
+	scanMax = 20_000
 	// atomicMax is how many messages are published at once.
 	atomicMax = 50
 	// leaseFor is for how long an instance has a job unless it says that it goes on.
@@ -36,6 +38,12 @@ const (
 	// backoffMin and backoffMax are between tries while a store or a queue refuses.
 	backoffMin = 100 * time.Millisecond
 	backoffMax = 5 * time.Second
+	// parkFrom is how long a wait is that a job does not spend in a worker's hands, and
+	// turnMax after how long it lets others have theirs.
+	parkFrom = 4 * time.Second
+	turnMax  = 10 * time.Second
+	// paceMsMax is the longest that a message waits for its time: ten years.
+	paceMsMax = 10 * 365 * 86_400_000
 )
 
 // Commands is what jobs need of a dispatcher.
@@ -137,10 +145,10 @@ func (j *Jobs) run(ctx context.Context, job Job) {
 	switch refusal, refused := errors.AsType[*commands.Refusal](err); {
 	case err == nil:
 		err = j.store.end(ending, w.job, StatusDone, "")
-	case errors.Is(err, errLost):
+	case errors.Is(err, errLost), errors.Is(err, errParked):
 		err = nil
 	case ctx.Err() != nil:
-		err = j.store.release(ending, job.ID)
+		err = j.store.park(ending, w.job, 0)
 	case refused:
 		err = j.store.end(ending, w.job, StatusFailed, refusal.Reason)
 	default:
@@ -196,7 +204,7 @@ func (w *worker) begin(ctx context.Context) error {
 	if err := w.bound(ctx); err != nil {
 		return err
 	}
-	return w.jobs.store.save(ctx, w.job)
+	return w.jobs.store.save(ctx, &w.job)
 }
 
 func (w *worker) do(ctx context.Context) error {
@@ -204,16 +212,20 @@ func (w *worker) do(ctx context.Context) error {
 	if w.job.Kind == KindRedrive {
 		part = w.redrivePart
 	}
+	began := time.Now()
 	for {
 		more, err := part(ctx)
 		if err != nil {
 			return err
 		}
-		if err := w.jobs.store.save(ctx, w.job); err != nil {
+		if err := w.jobs.store.save(ctx, &w.job); err != nil {
 			return err
 		}
 		if !more {
 			return nil
+		}
+		if time.Since(began) >= turnMax {
+			return w.park(ctx, 0)
 		}
 	}
 }
@@ -236,8 +248,19 @@ func (w *worker) patiently(ctx context.Context, do func(context.Context) error) 
 	}
 }
 
-// wait waits and keeps the job meanwhile.
+// park lays the job aside for a while, for whoever comes by then: there are few workers.
+func (w *worker) park(ctx context.Context, d time.Duration) error {
+	if err := w.jobs.store.park(ctx, w.job, d); err != nil {
+		return err
+	}
+	return errParked
+}
+
+// wait waits and keeps the job meanwhile; a long wait parks it.
 func (w *worker) wait(ctx context.Context, d time.Duration) error {
+	if d >= parkFrom {
+		return w.park(ctx, d)
+	}
 	for d > 0 {
 		step := min(d, saveEvery)
 		timer := time.NewTimer(step)
@@ -248,7 +271,7 @@ func (w *worker) wait(ctx context.Context, d time.Duration) error {
 			return fmt.Errorf("wait: %w", ctx.Err())
 		}
 		d -= step
-		if err := w.jobs.store.save(ctx, w.job); err != nil {
+		if err := w.jobs.store.save(ctx, &w.job); err != nil {
 			return err
 		}
 	}

@@ -42,6 +42,8 @@ type Job struct {
 	FinishedAt   *time.Time
 
 	state state
+	// leasedUntil is what the lease of whoever has the job says: nobody else's says that.
+	leasedUntil *time.Time
 }
 
 // Spec is what a job is to do.
@@ -87,12 +89,15 @@ var ErrEnded = errors.New("the job has ended")
 // errLost reports that a job was cancelled, or another instance works on it.
 var errLost = errors.New("the job is not ours any more")
 
-const columns = `id::text, tenant_id::text, kind, status, spec, done, failed, total, error, created_by, created_at, updated_at, finished_at, state`
+// errParked reports that a job was laid aside.
+var errParked = errors.New("the job is parked")
+
+const columns = `id::text, tenant_id::text, kind, status, spec, done, failed, total, error, created_by, created_at, updated_at, finished_at, state, leased_until`
 
 func scan(row pgx.CollectableRow) (Job, error) {
 	var j Job
 	var spec, own []byte
-	err := row.Scan(&j.ID, &j.TenantID, &j.Kind, &j.Status, &spec, &j.Done, &j.Failed, &j.Total, &j.Error, &j.CreatedBy, &j.CreatedAt, &j.UpdatedAt, &j.FinishedAt, &own)
+	err := row.Scan(&j.ID, &j.TenantID, &j.Kind, &j.Status, &spec, &j.Done, &j.Failed, &j.Total, &j.Error, &j.CreatedBy, &j.CreatedAt, &j.UpdatedAt, &j.FinishedAt, &own, &j.leasedUntil)
 	if err == nil {
 		err = errors.Join(json.Unmarshal(spec, &j.Spec), json.Unmarshal(own, &j.state)) //nolint:forbidigo // ours
 	}
@@ -152,33 +157,24 @@ func (s store) cancel(ctx context.Context, tenantID, id string) (Job, error) {
 	return j, ErrEnded
 }
 
-// claim takes the oldest job that nobody works on.
+// claim takes the job that nobody works on and nobody looked at for the longest time.
 func (s store) claim(ctx context.Context) (Job, error) {
 	return s.one(ctx, `UPDATE delivery_jobs SET status = 'running', updated_at = now(), leased_until = now() + $1::interval
 		WHERE id = (SELECT id FROM delivery_jobs WHERE status IN ('waiting', 'running') AND (leased_until IS NULL OR leased_until < now())
-			ORDER BY id FOR UPDATE SKIP LOCKED LIMIT 1)
+			ORDER BY updated_at, id FOR UPDATE SKIP LOCKED LIMIT 1)
 		RETURNING `+columns, leaseFor)
 }
 
-// release hands a job back, for whoever comes next.
-func (s store) release(ctx context.Context, id string) error {
-	_, err := s.pool.Exec(ctx, `UPDATE delivery_jobs SET leased_until = NULL WHERE id = $1 AND status = 'running'`, id)
-	if err != nil {
-		return fmt.Errorf("release job: %w", err)
-	}
-	return nil
-}
-
-// save notes progress and renews the lease; errLost says that the job has been cancelled.
-func (s store) save(ctx context.Context, j Job) error {
+// park notes progress and hands a job back, for whoever comes after a while.
+func (s store) park(ctx context.Context, j Job, d time.Duration) error {
 	own, err := json.Marshal(j.state)
 	if err != nil {
 		return fmt.Errorf("job: %w", err)
 	}
-	tag, err := s.pool.Exec(ctx, `UPDATE delivery_jobs SET done = $2, failed = $3, total = $4, state = $5, updated_at = now(), leased_until = now() + $6::interval
-		WHERE id = $1 AND status = 'running'`, j.ID, j.Done, j.Failed, j.Total, own, leaseFor)
+	tag, err := s.pool.Exec(ctx, `UPDATE delivery_jobs SET done = $3, failed = $4, total = $5, state = $6, updated_at = now(), leased_until = now() + $7::interval
+		WHERE id = $1 AND status = 'running' AND leased_until = $2`, j.ID, j.leasedUntil, j.Done, j.Failed, j.Total, own, d)
 	if err != nil {
-		return fmt.Errorf("save job: %w", err)
+		return fmt.Errorf("park job: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
 		return errLost
@@ -186,10 +182,29 @@ func (s store) save(ctx context.Context, j Job) error {
 	return nil
 }
 
-// end notes how a job ended, unless it was cancelled before.
+// save notes progress and renews the lease; errLost says that the job has been cancelled,
+// or that another one has it since the lease was over.
+func (s store) save(ctx context.Context, j *Job) error {
+	own, err := json.Marshal(j.state)
+	if err != nil {
+		return fmt.Errorf("job: %w", err)
+	}
+	err = s.pool.QueryRow(ctx, `UPDATE delivery_jobs SET done = $3, failed = $4, total = $5, state = $6, updated_at = now(), leased_until = now() + $7::interval
+		WHERE id = $1 AND status = 'running' AND leased_until = $2 RETURNING leased_until`,
+		j.ID, j.leasedUntil, j.Done, j.Failed, j.Total, own, leaseFor).Scan(&j.leasedUntil)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return errLost
+	}
+	if err != nil {
+		return fmt.Errorf("save job: %w", err)
+	}
+	return nil
+}
+
+// end notes how a job ended, unless it was cancelled before, or is another's.
 func (s store) end(ctx context.Context, j Job, status, why string) error {
 	_, err := s.pool.Exec(ctx, `UPDATE delivery_jobs SET status = $2, error = nullif($3, ''), done = $4, failed = $5, updated_at = now(), finished_at = now(), leased_until = NULL
-		WHERE id = $1 AND status = 'running'`, j.ID, status, why, j.Done, j.Failed)
+		WHERE id = $1 AND status = 'running' AND leased_until = $6`, j.ID, status, why, j.Done, j.Failed, j.leasedUntil)
 	if err != nil {
 		return fmt.Errorf("end job: %w", err)
 	}
