@@ -26,5 +26,8 @@
 // integers. It is lenient in one thing, as clients in use are: UTF-8 in a header
 // value need not be percent-encoded.
 //
+// What leaves as CloudEvents has its form here too: [Lifecycle] for the log's events, and
+// the encoding of header values.
+//
 // It imports the standard library, echo, go-json-experiment and the shared HTTP edge.
 package cloudevents

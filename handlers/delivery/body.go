@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 )
 
 // How a payload, which is always JSON, holds the data of a CloudEvent that came in with
@@ -24,7 +25,7 @@ func bodyOf(m commands.Pulled) (body []byte, isDecoded bool) {
 		return nil, true
 	}
 	// JSON is never held as a string.
-	if isJSON(m.Meta.ContentType) || m.Meta.ContentType == "" || (encoding != encodingText && encoding != encodingBase64) {
+	if cloudevents.IsJSON(m.Meta.ContentType) || m.Meta.ContentType == "" || (encoding != encodingText && encoding != encodingBase64) {
 		return m.Payload, false
 	}
 	var text string

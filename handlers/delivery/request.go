@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"maps"
-	"mime"
 	"net/http"
 	"regexp"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 )
 
 // What a request's headers are called, and what is in them.
@@ -52,17 +52,17 @@ func (t *target) request(m commands.Pulled, correlationID string, now time.Time)
 	r.Body, r.ContentType = body, contentTypeOf(m, isDecoded)
 	if t.hook.CloudEvents {
 		t.cloudEvent(own, m, correlationID)
-		if !isDecoded && !isJSON(m.Meta.ContentType) && m.Meta.ContentType != "" {
+		if !isDecoded && !cloudevents.IsJSON(m.Meta.ContentType) && m.Meta.ContentType != "" {
 			// The body is still the payload's JSON.
 			r.ContentType = mimeJSON
-			own.Set(attributePrefix+"messagecontenttype", encode(m.Meta.ContentType))
+			own.Set(attributePrefix+"messagecontenttype", cloudevents.EncodeHeader(m.Meta.ContentType))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Meta.Headers)) {
 		_, isAttribute := attributeOf(name)
 		isSaid := (t.hook.CloudEvents && isAttribute) || (isDecoded && name == headerDataEncoding)
 		if !isSaid && len(name) <= headerNameMax && headerName.MatchString(name) {
-			own.Add(headerPrefix+name, encode(m.Meta.Headers[name]))
+			own.Add(headerPrefix+name, cloudevents.EncodeHeader(m.Meta.Headers[name]))
 		}
 	}
 	// Those of the service stand in for the subscription's.
@@ -74,13 +74,13 @@ func (t *target) request(m commands.Pulled, correlationID string, now time.Time)
 // into it as it is.
 func (t *target) header(m commands.Pulled, correlationID string) http.Header {
 	h := http.Header{}
-	h.Set(headerQueue, encode(t.sub.QueueName()))
+	h.Set(headerQueue, cloudevents.EncodeHeader(t.sub.QueueName()))
 	h.Set(headerAttempt, strconv.Itoa(m.Attempt))
 	if m.Meta.Key != "" {
-		h.Set(headerKey, encode(m.Meta.Key))
+		h.Set(headerKey, cloudevents.EncodeHeader(m.Meta.Key))
 	}
 	if correlationID != "" {
-		h.Set(headerCorrelationID, encode(correlationID))
+		h.Set(headerCorrelationID, cloudevents.EncodeHeader(correlationID))
 	}
 	if traceParent.MatchString(m.Meta.TraceParent) {
 		h.Set(headerTraceParent, m.Meta.TraceParent)
@@ -93,7 +93,7 @@ func (t *target) header(m commands.Pulled, correlationID string) http.Header {
 func (t *target) cloudEvent(h http.Header, m commands.Pulled, correlationID string) {
 	attribute := func(name, value string) {
 		if value != "" {
-			h.Set(attributePrefix+name, encode(value))
+			h.Set(attributePrefix+name, cloudevents.EncodeHeader(value))
 		}
 	}
 	attribute("id", m.MessageID)
@@ -125,35 +125,9 @@ func contentTypeOf(m commands.Pulled, isDecoded bool) string {
 	switch {
 	case isDecoded && m.Meta.Headers[headerDataEncoding] == encodingNone:
 		return ""
-	case m.Meta.ContentType == "" || !isPlain(m.Meta.ContentType):
+	case m.Meta.ContentType == "" || !cloudevents.IsPlain(m.Meta.ContentType):
 		return mimeJSON
 	default:
 		return m.Meta.ContentType
 	}
-}
-
-func isJSON(contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
-	_, subtype, _ := strings.Cut(media, "/")
-	return err == nil && (subtype == "json" || strings.HasSuffix(subtype, "+json"))
-}
-
-// isPlain reports whether text is printable ASCII and blanks.
-func isPlain(text string) bool {
-	return !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-// encode is the percent-encoding of CloudEvents' HTTP binding, section 3.1.3.2: what is
-// not printable ASCII, and blank, quote and percent.
-func encode(value string) string {
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(value) {
-		if c := value[i]; c > ' ' && c <= '~' && c != '"' && c != '%' {
-			b.WriteByte(c)
-		} else {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
-		}
-	}
-	return b.String()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 )
 
 const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -148,12 +149,12 @@ func FuzzARequestCanBeSent(f *testing.F) {
 		m.Meta.Headers = map[string]string{name: value, "data-encoding": encoding}
 		for _, isCloudEvent := range []bool{false, true} {
 			r := madeRequest(t, commands.Webhook{CloudEvents: isCloudEvent}, m)
-			require.True(t, isPlain(r.ContentType))
+			require.True(t, cloudevents.IsPlain(r.ContentType))
 			for name, values := range r.Header {
 				require.Equal(t, http.CanonicalHeaderKey(name), name)
 				require.False(t, strings.ContainsAny(name, " \r\n:\x00"))
 				for _, value := range values {
-					require.True(t, isPlain(value) && !strings.Contains(value, " "), "%s: %q", name, value)
+					require.True(t, cloudevents.IsPlain(value) && !strings.Contains(value, " "), "%s: %q", name, value)
 				}
 			}
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/queries"
 )
@@ -130,7 +131,7 @@ func (f *follower) send(ctx context.Context, page queries.FeedPage) error {
 			return err
 		}
 		cursor := f.h.cursor(f.r, page.Place(i))
-		if err := f.out.event(cursor, typePrefix+e.Kind, text); err != nil {
+		if err := f.out.event(cursor, cloudevents.TypePrefix+e.Kind, text); err != nil {
 			return err
 		}
 		f.sent = cursor

@@ -5,11 +5,9 @@ import (
 	"strings"
 
 	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 	"github.com/tallymq/tallymq/handlers/web"
 )
-
-// typePrefix makes a CloudEvents type of an event's kind.
-const typePrefix = "tallymq."
 
 // typeItemsMax is how many items ?type= may have.
 const typeItemsMax = 50
@@ -38,7 +36,7 @@ func parseTypes(text string) ([]string, error) {
 	}
 	var chosen []string
 	for _, item := range items {
-		item = strings.TrimPrefix(strings.TrimSpace(item), typePrefix)
+		item = strings.TrimPrefix(strings.TrimSpace(item), cloudevents.TypePrefix)
 		group := strings.TrimSuffix(item, "*")
 		before := len(chosen)
 		for _, kind := range kinds {

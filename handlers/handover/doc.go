@@ -33,5 +33,5 @@
 // in smaller batches down to a single one, for ever, while [Forwarder.Status] says what is
 // the matter.
 //
-// It imports packages commands and queries, and pgx for its lock and its checkpoints.
+// It imports packages commands, events and cloudevents, and pgx for its lock and its checkpoints.
 package handover

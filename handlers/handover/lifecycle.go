@@ -2,12 +2,13 @@ package handover
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 )
 
 // lifecycle hands on the events of all tenants.
@@ -61,7 +62,7 @@ type runner struct {
 }
 
 // offer offers a batch once and notes what came of it.
-func (r *runner) offer(ctx context.Context, batch []event) error {
+func (r *runner) offer(ctx context.Context, batch []cloudevents.Lifecycle) error {
 	r.link.health.inHand(len(batch))
 	defer r.link.health.inHand(-len(batch))
 	a := answer{}
@@ -113,25 +114,9 @@ func await(ctx context.Context, changed <-chan struct{}, most time.Duration) {
 	}
 }
 
-// event is a row of event_history.
-type event struct {
-	Shard          int
-	Position       int64
-	ID             string
-	Kind           string
-	TenantID       string
-	TopicID        *string
-	SubscriptionID *string
-	MessageID      *string
-	OccurredAt     time.Time
-	Actor          string
-	TraceParent    string
-	Data           json.RawMessage
-}
-
 // read returns what stands behind a position in a shard, in order. There are no gaps: a
 // projector commits a shard's events in the order of its log.
-func (l *lifecycle) read(ctx context.Context, shard int, after int64, limit int) ([]event, error) {
+func (l *lifecycle) read(ctx context.Context, shard int, after int64, limit int) ([]cloudevents.Lifecycle, error) {
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout)
 	defer cancel()
 	rows, err := l.f.cfg.DB.Query(ctx, `
@@ -144,7 +129,7 @@ FROM (
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}
-	batch, err := pgx.CollectRows(rows, pgx.RowToStructByPos[event])
+	batch, err := pgx.CollectRows(rows, pgx.RowToStructByPos[cloudevents.Lifecycle])
 	if err != nil {
 		return nil, fmt.Errorf("read events: %w", err)
 	}

@@ -2,15 +2,14 @@ package handover
 
 import (
 	"maps"
-	"mime"
 	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/handlers/cloudevents"
 )
 
 // Types of what is sent.
@@ -34,7 +33,7 @@ func messageHeader(queue string, m commands.Pulled) http.Header {
 	h := http.Header{}
 	attribute := func(name, value string) {
 		if value != "" {
-			h.Set("Ce-"+name, encode(value))
+			h.Set("Ce-"+name, cloudevents.EncodeHeader(value))
 		}
 	}
 	attribute("Specversion", "1.0")
@@ -47,7 +46,7 @@ func messageHeader(queue string, m commands.Pulled) http.Header {
 	attribute("Offset", strconv.FormatInt(m.Offset, 10))
 	attribute("Correlationid", m.Meta.CorrelationID)
 	h.Set("Content-Type", mimeJSON)
-	if media, _, err := mime.ParseMediaType(m.Meta.ContentType); err == nil && isJSON(media) && isPlain(m.Meta.ContentType) {
+	if cloudevents.IsJSON(m.Meta.ContentType) && cloudevents.IsPlain(m.Meta.ContentType) {
 		h.Set("Content-Type", m.Meta.ContentType)
 	} else {
 		attribute("Messagecontenttype", m.Meta.ContentType)
@@ -57,33 +56,8 @@ func messageHeader(queue string, m commands.Pulled) http.Header {
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.Meta.Headers)) {
 		if len(name) <= headerNameMax && headerName.MatchString(name) {
-			h.Add(headerPrefix+name, encode(m.Meta.Headers[name]))
+			h.Add(headerPrefix+name, cloudevents.EncodeHeader(m.Meta.Headers[name]))
 		}
 	}
 	return h
-}
-
-func isJSON(media string) bool {
-	_, subtype, _ := strings.Cut(media, "/")
-	return subtype == "json" || strings.HasSuffix(subtype, "+json")
-}
-
-// isPlain reports whether text is printable ASCII and blanks.
-func isPlain(text string) bool {
-	return !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-// encode is the percent-encoding of CloudEvents' HTTP binding, section 3.1.3.2: what is
-// not printable ASCII, and blank, quote and percent.
-func encode(value string) string {
-	const hex = "0123456789ABCDEF"
-	var b strings.Builder
-	for i := range len(value) {
-		if c := value[i]; c > ' ' && c <= '~' && c != '"' && c != '%' {
-			b.WriteByte(c)
-		} else {
-			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
-		}
-	}
-	return b.String()
 }
