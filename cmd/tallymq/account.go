@@ -82,9 +82,12 @@ func (s *service) waitFolded(ctx context.Context, shard int, position int64) err
 
 // Limits of holding the ledger against Redis.
 const (
-	accountTries = 10
-	accountPause = 200 * time.Millisecond
+	accountTries = 20
+	accountPause = 100 * time.Millisecond
 	accountPage  = 10_000
+	// foldTries is how often history is looked at for one moment of the log: where the log
+	// is never quiet, history is always a little behind it.
+	foldTries = 50
 )
 
 // errNotYet reports that Postgres does not have what Redis has.
@@ -122,7 +125,7 @@ func verifyQueue(ctx context.Context, db queries.DB, log *redis.Log, q queries.Q
 		if stateErr != nil {
 			return 0, nil, stateErr //nolint:wrapcheck // says what it does
 		}
-		accounts, accountErr := queries.Accounts(ctx, db, q.Shard, q.ID, int64(live.Last))
+		accounts, accountErr := accountsAt(ctx, db, q, int64(live.Last))
 		if accountErr == nil && len(accounts) == len(live.Unsettled) {
 			for _, a := range accounts {
 				l := queries.Ledger{Account: a, Live: liveOf(live, a.Group)}
@@ -133,18 +136,38 @@ func verifyQueue(ctx context.Context, db queries.DB, log *redis.Log, q queries.Q
 			return len(accounts), wrong, nil
 		}
 		if accountErr != nil && !errors.Is(accountErr, queries.ErrMoved) {
-			return 0, nil, accountErr //nolint:wrapcheck // says what it does
+			return 0, nil, accountErr
 		}
 		if err = accountErr; err == nil {
 			err = fmt.Errorf("%w: %d groups, not %d", errNotYet, len(accounts), len(live.Unsettled))
 		}
-		select {
-		case <-time.After(accountPause):
-		case <-ctx.Done():
-			return 0, nil, ctx.Err() //nolint:wrapcheck // asked to stop
+		if err := pauseAccount(ctx); err != nil {
+			return 0, nil, err
 		}
 	}
 	return 0, nil, err
+}
+
+// accountsAt reads a queue's accounts at a position once history has it.
+func accountsAt(ctx context.Context, db queries.DB, q queries.QueueRef, position int64) (accounts []queries.Account, err error) {
+	for range foldTries {
+		if accounts, err = queries.Accounts(ctx, db, q.Shard, q.ID, position); !errors.Is(err, queries.ErrMoved) {
+			return accounts, err //nolint:wrapcheck // says what it does
+		}
+		if err := pauseAccount(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return nil, err //nolint:wrapcheck // says what it does
+}
+
+func pauseAccount(ctx context.Context) error {
+	select {
+	case <-time.After(accountPause):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err() //nolint:wrapcheck // asked to stop
+	}
 }
 
 func printLedgers(w io.Writer, groups int, wrong []unbalanced) {

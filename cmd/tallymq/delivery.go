@@ -84,6 +84,10 @@ func (s *service) newPusher() (*delivery.Pusher, error) {
 func (s *service) newJobs() *jobs.Jobs {
 	return jobs.New(jobs.Config{
 		Pool: s.pool, Commands: s.dispatcher, Shards: s.cfg.Shards, Open: s.open, NewID: newID, Logger: s.logger,
+		LogEnd: func(ctx context.Context, shard int) (int64, error) {
+			lag, err := s.log.Lag(ctx, shard)
+			return int64(lag.Last), err
+		},
 		Topic: func(ctx context.Context, tenantID, name string) (string, error) {
 			a, err := s.log.Topic(ctx, tenantID, name)
 			if errors.Is(err, events.ErrNoAggregate) {

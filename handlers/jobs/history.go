@@ -14,14 +14,37 @@ import (
 // positionBits is how far a position's time is shifted; see events.MakePosition.
 const positionBits = 20
 
+// folded waits until history has what the log has now, and returns how far history goes: a
+// job is about what there was when it was asked for.
+func (w *worker) folded(ctx context.Context) (upTo int64, err error) {
+	end, err := w.jobs.cfg.LogEnd(ctx, w.shard)
+	if err != nil {
+		return 0, fmt.Errorf("where the log ends: %w", err)
+	}
+	for pause := backoffMin; ; pause = min(2*pause, backoffMax) {
+		err := w.jobs.cfg.Pool.QueryRow(ctx, `SELECT coalesce(max(position), 0) FROM projection_checkpoints WHERE projection = 'read' AND shard = $1`, w.shard).Scan(&upTo)
+		if err != nil {
+			return 0, fmt.Errorf("where history ends: %w", err)
+		}
+		if upTo >= end {
+			return upTo, nil
+		}
+		if err := w.wait(ctx, pause); err != nil {
+			return 0, err
+		}
+	}
+}
+
 // bound notes where the job's history begins and ends, and how many messages that are.
 func (w *worker) bound(ctx context.Context) error {
+	upTo, err := w.folded(ctx)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	spec, s := w.job.Spec, &w.job.state
-	if err := w.jobs.cfg.Pool.QueryRow(ctx, `SELECT coalesce(max(position), 0) FROM projection_checkpoints WHERE projection = 'read' AND shard = $1`, w.shard).Scan(&s.UpTo); err != nil {
-		return fmt.Errorf("where history ends: %w", err)
-	}
+	s.UpTo = upTo
 	var total int64
 	if w.job.Kind == KindRedrive {
 		err := w.jobs.cfg.Pool.QueryRow(ctx, `SELECT count(DISTINCT message_id) FROM dead_letters d WHERE `+deadWhere, w.deadArgs(0)...).Scan(&total)

@@ -14,7 +14,8 @@ import (
 	"github.com/tallymq/tallymq/events"
 )
 
-// published is a place at which a message was published.
+// published is a place at which a message was published. The partition is -1 where only the
+// message itself is to say: reading large events for that alone takes long.
 type published struct {
 	position  int64
 	messageID string
@@ -29,24 +30,25 @@ func (w *worker) nextPublished(ctx context.Context) (list []published, upTo int6
 	rows, err := w.jobs.cfg.Pool.Query(ctx, `
 WITH seen AS MATERIALIZED (
     SELECT h.position, CASE WHEN h.topic_id = $5 AND h.kind IN ('message.published', 'message.released') THEN h.message_id END AS message_id,
-        CASE WHEN h.topic_id = $5 AND h.kind IN ('message.published', 'message.released') THEN h.data END AS data
+        CASE WHEN h.topic_id = $5 AND (h.kind = 'message.released' OR (h.kind = 'message.published' AND $6)) THEN h.data END AS data
     FROM event_history h
     WHERE h.scope = 'message' AND h.tenant_id = $1 AND h.shard = $2 AND h.position > $3 AND h.position <= $4
     ORDER BY h.position LIMIT `+strconv.Itoa(scanMax)+`
+), found AS MATERIALIZED (SELECT * FROM seen WHERE message_id IS NOT NULL ORDER BY position LIMIT `+strconv.Itoa(partMax)+`
 ), ends AS (SELECT count(*) AS n, coalesce(max(position), 0) AS up_to FROM seen)
-SELECT s.position, s.message_id, (s.data->>'partition')::int, (s.data->>'offset')::bigint, ends.n, ends.up_to
-FROM ends LEFT JOIN seen s ON s.message_id IS NOT NULL
-ORDER BY s.position LIMIT `+strconv.Itoa(partMax), w.ownerID, w.shard, w.job.state.Cursor, w.job.state.UpTo, w.topicID)
+SELECT f.position, f.message_id, coalesce((f.data->>'partition')::int, -1), coalesce((f.data->>'offset')::bigint, -1), ends.n, ends.up_to
+FROM ends LEFT JOIN found f ON true ORDER BY f.position`, w.ownerID, w.shard, w.job.state.Cursor, w.job.state.UpTo, w.topicID,
+		w.job.Kind == KindSeek)
 	if err != nil {
 		return nil, 0, false, fmt.Errorf("read history: %w", err)
 	}
-	var position, offset *int64
+	var position *int64
 	var messageID *string
-	var partition *int
-	var looked, end int64
+	var partition int
+	var offset, looked, end int64
 	_, err = pgx.ForEachRow(rows, []any{&position, &messageID, &partition, &offset, &looked, &end}, func() error {
 		if messageID != nil {
-			list = append(list, published{position: *position, messageID: *messageID, partition: *partition, offset: *offset})
+			list = append(list, published{position: *position, messageID: *messageID, partition: partition, offset: offset})
 		}
 		return nil
 	})
@@ -98,7 +100,10 @@ func (w *worker) replayPart(ctx context.Context) (more bool, err error) {
 		if ok {
 			there++
 		}
-		o.partition, o.offset, o.position, o.isMissing = p.partition, p.offset, events.Position(p.position), !ok
+		if p.partition >= 0 {
+			o.partition, o.offset = p.partition, p.offset
+		}
+		o.position, o.isMissing = events.Position(p.position), !ok
 		batch = append(batch, o)
 	}
 	return more, w.replay(ctx, batch, upTo)

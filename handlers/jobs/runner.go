@@ -62,6 +62,8 @@ type Config struct {
 	// Open decrypts a message's payload.
 	Open  func(ctx context.Context, tenantID, topicID, messageID string, payload []byte) ([]byte, error)
 	NewID func() string
+	// LogEnd is the position at which a shard's log ends now.
+	LogEnd func(ctx context.Context, shard int) (int64, error)
 	// Topic returns the id of a tenant's queue, or a refusal.
 	Topic  func(ctx context.Context, tenantID, name string) (string, error)
 	Logger *slog.Logger
