@@ -158,7 +158,7 @@ func (d *Dispatcher) createSubscription(ctx context.Context, caller Caller, cmd 
 	if err := d.checkDelivery(ctx, caller, topic, config); err != nil {
 		return fail(err)
 	}
-	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID}
+	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID, Owner: ownerOf(caller)}
 	out, err := d.appendState(ctx, shard, sub, events.Append{
 		ID: cmd.ID, TenantID: caller.TenantID, Event: events.SubscriptionCreated{SubscriptionConfig: config},
 		Meta: d.meta(caller, d.fingerprint(caller, cmd)), Guard: events.Guard{TopicVersion: topic.Version},

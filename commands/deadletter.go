@@ -95,6 +95,9 @@ func (d *Dispatcher) checkDeadLetters(ctx context.Context, caller Caller, from T
 			}
 			return err
 		}
+		if len(seen) == 0 && !topic.mayProduce(caller) {
+			return refuse(CodeForbidden, "%q may not publish to queue %q", caller.Subject, name)
+		}
 		if topic.Config.TopicID == from.Config.TopicID {
 			v.that(false, "deadLetterQueue", "a queue from which no dead letters come back", fmt.Sprintf("leads back to %q", brief(from.Config.Name)))
 			return v.refusal()

@@ -204,3 +204,59 @@ func TestReleasedAttemptsAreNoTries(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "dead_letter", settled[0].Status)
 }
+
+// What the service delivers by itself, it delivers as to whoever asked for it.
+func TestWhoMayNotConsumeIsPushedNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	i := b.instance(t).run(t)
+	public := true
+	consumers := []string{"b"}
+	_, _, err := i.CreateQueue(t.Context(), async, commands.CreateQueue{ID: newID(), Name: "orders", IsPublic: public, AllowedConsumers: consumers})
+	require.NoError(t, err)
+	foreign := commands.Caller{TenantID: otherTenant, Subject: "b", Async: true}
+	s, _, err := i.CreateSubscription(t.Context(), foreign, commands.CreateSubscription{
+		ID: newID(), Queue: tenant + ":orders", ConsumerGroup: "g", SubscriptionType: commands.TypeWebhook, HandlerConfig: []byte(`{"url":"https://example.com"}`),
+	})
+	require.NoError(t, err)
+	i.publish(t, "orders", "1")
+	taken, err := i.Take(t.Context(), s.Config.SubscriptionID, 1, commands.PullWaitMsMax*time.Millisecond)
+	require.NoError(t, err)
+	require.Len(t, taken, 1)
+	i.publish(t, "orders", "2")
+	_, _, err = i.UpdateQueue(t.Context(), async, commands.UpdateQueue{Queue: "orders", AllowedConsumers: &[]string{"x"}})
+	require.NoError(t, err)
+	_, err = i.Take(t.Context(), s.Config.SubscriptionID, 1, 0)
+	requireRefusal(t, err, commands.CodeForbidden)
+	_, err = i.Redrive(t.Context(), commands.Redrive{SubscriptionID: s.Config.SubscriptionID, JobID: "j", Attempt: 5, Messages: []commands.Redriven{redriven(taken[0], 0)}})
+	requireRefusal(t, err, commands.CodeForbidden)
+	// what it has is settled all the same
+	settled, err := i.Settle(t.Context(), s.Config.SubscriptionID, []commands.Outcome{{AckToken: taken[0].AckToken, OK: true}})
+	require.NoError(t, err)
+	require.Equal(t, "acked", settled[0].Status)
+}
+
+func TestAScheduleEndsWithItsOwnersPermission(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	i := b.instance(t, func(c *commands.Config) {
+		c.NextTick = func(_, _ string, after time.Time) (time.Time, error) { return after.Add(time.Hour), nil }
+	})
+	owner := commands.Caller{TenantID: tenant, Subject: "p", Async: true}
+	i.queue(t, "orders", 1)
+	s, _, err := i.CreateSchedule(t.Context(), owner, commands.CreateSchedule{ID: newID(), Queue: "orders", Cron: "* * * * *", Payload: []byte("1")})
+	require.NoError(t, err)
+	state, err := json.Marshal(s)
+	require.NoError(t, err)
+	tick := func(ms int64) {
+		t.Helper()
+		_, err := i.Tick(t.Context(), 0, events.DueTick{ScheduleID: s.Config.ScheduleID, TickMs: ms, State: state})
+		require.NoError(t, err)
+	}
+	tick(1000)
+	require.Equal(t, int64(1), i.state(t, "orders").Partitions[0].NextOffset)
+	_, _, err = i.UpdateQueue(t.Context(), async, commands.UpdateQueue{Queue: "orders", AllowedProducers: &[]string{"somebody"}})
+	require.NoError(t, err)
+	tick(2000)
+	require.Equal(t, int64(1), i.state(t, "orders").Partitions[0].NextOffset)
+}

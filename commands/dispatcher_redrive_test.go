@@ -75,6 +75,11 @@ func TestARedrivenMessageBeginsAnew(t *testing.T) {
 	require.Equal(t, 5, got.Attempt)
 	i.ack(t, id, got.AckToken)
 	i.requireRoom(t, 1)
+	// a group that has as much to settle as a queue may hold gets no more
+	full := commands.Redrive{SubscriptionID: id, JobID: "full", Attempt: attempt, Messages: []commands.Redriven{redriven(first, 0)}}
+	_, err = i.Redrive(t.Context(), full)
+	requireRefusal(t, err, commands.CodeQueueFull)
+	i.ack(t, id, i.pull(t, id, 1)[0].AckToken)
 	// a purge says from where on: a redriven message may be older than all that is there
 	i.redrive(t, id, "third", redriven(first, 0))
 	i.purge(t)

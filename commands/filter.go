@@ -27,6 +27,8 @@ type filterCache struct {
 type compiledFilter struct {
 	version int64
 	filter  Filter
+	// err says that it does not compile.
+	err error
 }
 
 // filterOf returns a subscription's filter, nil where it has none.
@@ -36,20 +38,23 @@ func (d *Dispatcher) filterOf(s Subscription) (Filter, error) { //nolint:ireturn
 	}
 	c, id := &d.filters, s.Config.SubscriptionID
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f, ok := c.found[id]; ok && f.version == s.Version {
-		return f.filter, nil
+	found, ok := c.found[id]
+	c.mu.Unlock()
+	if ok && found.version == s.Version {
+		return found.filter, found.err
 	}
 	f, err := d.cfg.Filter(s.Config.MessageFilter)
 	if err != nil {
 		// It compiled when it was set: nothing is delivered rather than everything.
-		return nil, refuse(CodeConsumerError, "messageFilter of the subscription: %s", err)
+		err = refuse(CodeConsumerError, "messageFilter of the subscription: %s", err)
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.found == nil || len(c.found) >= filtersMax {
 		c.found = map[string]compiledFilter{}
 	}
-	c.found[id] = compiledFilter{version: s.Version, filter: f}
-	return f, nil
+	c.found[id] = compiledFilter{version: s.Version, filter: f, err: err}
+	return f, err
 }
 
 // checkFilter refuses a messageFilter that does not compile.

@@ -60,15 +60,15 @@ func (d *Dispatcher) onBehalf(ctx context.Context, subscriptionID string) (Calle
 	return Caller{TenantID: s.TenantID, Subject: system.Subject, Platform: true, Async: true}, s, err
 }
 
-// Take is Pull for what the service itself delivers: up to messagesMax messages, waiting
-// for any time. It is refused with MQ_CONSUMER_ERROR where the subscription is not active
+// Take is Pull for what the service itself delivers, as to the subscription's owner: up to
+// messagesMax messages, waiting for any time. It is refused with MQ_CONSUMER_ERROR where the subscription is not active
 // or changed meanwhile.
 func (d *Dispatcher) Take(ctx context.Context, subscriptionID string, messagesMax int, wait time.Duration) ([]Pulled, error) {
-	caller, first, err := d.onBehalf(ctx, subscriptionID)
+	first, err := d.Load(ctx, subscriptionID)
 	if err != nil {
 		return nil, err
 	}
-	return d.pull(ctx, caller, Pull{SubscriptionID: subscriptionID}, wait, func(s Subscription, _ Pull) (int, error) {
+	return d.pull(ctx, first.Owner.caller(first.TenantID), Pull{SubscriptionID: subscriptionID}, wait, func(s Subscription, _ Pull) (int, error) {
 		if s.Config.Status != StatusActive || s.Version != first.Version {
 			return 0, refuse(CodeConsumerError, "subscription is %s, version %d", s.Config.Status, s.Version)
 		}
@@ -145,7 +145,7 @@ func (d *Dispatcher) end(ctx context.Context, subscriptionID, status string, eve
 }
 
 // RotateSecret gives a webhook subscription another secret. The one before goes on
-// signing beside it for a day.
+// signing beside it for a day, and until then there is no other.
 func (d *Dispatcher) RotateSecret(ctx context.Context, caller Caller, id string, ifVersion *int64) (Subscription, Receipt, error) {
 	return d.onSubscription(ctx, caller, id, ifVersion, func(s Subscription) (events.SubscriptionConfig, events.Event, error) {
 		config := s.Config
@@ -154,6 +154,10 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, caller Caller, id string,
 		}
 		if config.SubscriptionType != TypeWebhook {
 			return config, nil, refuse(CodeConflict, "subscription %q is no webhook", id)
+		}
+		if now := d.cfg.Now().UnixMilli(); now < config.OldSecretUntilMs {
+			return config, nil, refuse(CodeConflict, "the secret before this one signs too until %s: another one would end that",
+				time.UnixMilli(config.OldSecretUntilMs).UTC().Format(time.RFC3339))
 		}
 		config.SecretGeneration++
 		config.OldSecretUntilMs = d.cfg.Now().Add(SecretOverlap).UnixMilli()

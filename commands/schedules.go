@@ -24,6 +24,8 @@ type Schedule struct {
 	Config   events.ScheduleConfig `json:"schedule"`
 	// Queue is the queue's name.
 	Queue string `json:"queue"`
+	// Owner is who made it: it publishes as they do.
+	Owner Owner `json:"owner"`
 	// CreatedAtMs and ChangedAtMs are as in Topic.
 	CreatedAtMs, ChangedAtMs int64 `json:"-"`
 }
@@ -93,7 +95,7 @@ func (d *Dispatcher) createSchedule(ctx context.Context, caller Caller, cmd Crea
 		}
 		config.Sealed, config.Payload = true, sealed
 	}
-	s := Schedule{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name}
+	s := Schedule{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, Owner: ownerOf(caller)}
 	out, err := d.appendState(ctx, shard, s, events.Append{
 		ID: cmd.ID, TenantID: caller.TenantID, Event: events.ScheduleCreated{ScheduleConfig: config}, Meta: d.meta(caller, d.fingerprint(caller, cmd)),
 		Guard: events.Guard{TopicVersion: topic.Version}, Version: s.Version, NextMs: next,
@@ -239,7 +241,8 @@ func (d *Dispatcher) onSchedule(ctx context.Context, caller Caller, id string, i
 }
 
 // Tick publishes a tick of a schedule, once however often it is asked (for 24 hours), and
-// returns when the next one is, in ms since 1970. Where ticks were missed this one comes
+// returns when the next one is, in ms since 1970. Where its owner may not publish any more
+// it is left out. Where ticks were missed this one comes
 // late and the others not at all. A queue that does not take it makes it pass: it is
 // logged, and the next one is tried.
 func (d *Dispatcher) Tick(ctx context.Context, _ int, tick events.DueTick) (int64, error) {
@@ -257,7 +260,7 @@ func (d *Dispatcher) Tick(ctx context.Context, _ int, tick events.DueTick) (int6
 	}
 	if err == nil {
 		var out []Published
-		out, err = d.Publish(ctx, Caller{TenantID: s.TenantID, Subject: "schedule:" + c.ScheduleID, Platform: true, Async: true}, []Publish{{
+		out, err = d.Publish(ctx, s.Owner.caller(s.TenantID), []Publish{{
 			ID: d.cfg.NewID(), Queue: s.Queue, Payload: payload, Key: c.Key, Headers: c.Headers, CorrelationID: c.CorrelationID, ContentType: c.ContentType,
 			TTLMs: c.TTLMs, ScheduleID: c.ScheduleID, EventKey: fmt.Sprintf("tick %s %d", c.ScheduleID, tick.TickMs),
 		}}, false)

@@ -37,8 +37,9 @@ type Sought struct {
 func checkSeek(to string) error {
 	var v check
 	_, notNumber := strconv.ParseUint(to, 10, 53)
-	_, notTime := time.Parse(time.RFC3339Nano, to)
-	v.that(to == SeekEarliest || to == SeekLatest || notNumber == nil || notTime == nil, "to",
+	at, notTime := time.Parse(time.RFC3339Nano, to)
+	isTime := notTime == nil && at.Year() >= 1970 && at.Year() < 2200 // a position has room for these
+	v.that(to == SeekEarliest || to == SeekLatest || notNumber == nil || isTime, "to",
 		"earliest, latest, a time as in RFC 3339 or an offset", fmt.Sprintf("is %q", brief(to)))
 	return v.refusal()
 }
@@ -127,6 +128,9 @@ func (d *Dispatcher) Redrive(ctx context.Context, cmd Redrive) (int, error) {
 		if err != nil {
 			return 0, err
 		}
+		if err := d.checkConsumer(ctx, s.Owner.caller(s.TenantID), s); err != nil {
+			return 0, err
+		}
 		batch := make([]events.Append, len(cmd.Messages))
 		for i, m := range cmd.Messages {
 			meta := d.adminMeta(caller)
@@ -144,15 +148,20 @@ func (d *Dispatcher) Redrive(ctx context.Context, cmd Redrive) (int, error) {
 		if err != nil {
 			return 0, unavailable(err)
 		}
-		done, stale := 0, false
+		done, stale, full := 0, false, false
 		for _, out := range outs {
 			switch out.Status {
 			case events.StatusAppended, events.StatusDuplicate:
 				done++
 			case events.StatusStale:
 				stale = true
+			case events.StatusFull:
+				full = true
 			default:
 			}
+		}
+		if full {
+			return done, refuse(CodeQueueFull, "the consumer group has as many messages to settle as a queue may hold")
 		}
 		if !stale {
 			return done, nil

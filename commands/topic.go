@@ -27,11 +27,29 @@ type Subscription struct {
 	// is public.
 	Queue         string `json:"queue"`
 	QueueTenantID string `json:"queueTenantId"`
+	// Owner is who made it: what the service delivers on its behalf is delivered as to
+	// them.
+	Owner Owner `json:"owner"`
 	// CreatedAtMs and ChangedAtMs are as in Topic.
 	CreatedAtMs, ChangedAtMs int64 `json:"-"`
 
 	// how is what handlerConfig says about deliveries, once the state was read.
 	how deliveryConfig
+}
+
+// Owner is on whose behalf the service acts by itself: their permission is asked for each
+// time.
+type Owner struct {
+	Subject string `json:"subject,omitempty"`
+	// Platform is as in [Caller].
+	Platform bool `json:"platform,omitempty"`
+}
+
+func ownerOf(c Caller) Owner { return Owner{Subject: c.Subject, Platform: c.Platform} }
+
+// caller is the service acting for a tenant's owner.
+func (o Owner) caller(tenantID string) Caller {
+	return Caller{TenantID: tenantID, Subject: o.Subject, Platform: o.Platform, Async: true}
 }
 
 // QueueName is the queue as its subscriber names it: another tenant's is

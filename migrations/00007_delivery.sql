@@ -86,8 +86,12 @@ CREATE TABLE delivery_jobs (
     created_at   TIMESTAMPTZ NOT NULL,
     updated_at   TIMESTAMPTZ NOT NULL,
     finished_at  TIMESTAMPTZ,
-    leased_until TIMESTAMPTZ
+    leased_until TIMESTAMPTZ,
+    -- What was asked for under a key, a second time the same is the same job.
+    idempotency_key VARCHAR(255),
+    fingerprint     TEXT
 );
+CREATE UNIQUE INDEX delivery_jobs_key ON delivery_jobs (tenant_id, kind, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX delivery_jobs_tenant ON delivery_jobs (tenant_id, id);
 CREATE INDEX delivery_jobs_open ON delivery_jobs (id) WHERE status IN ('waiting', 'running');
 

@@ -100,7 +100,7 @@ func (d jobDesk) Cancel(ctx context.Context, caller commands.Caller, jobID strin
 }
 
 func (d jobDesk) start(ctx context.Context, caller commands.Caller, kind string, spec jobs.Spec) (web.Job, error) {
-	j, err := d.s.jobs.Start(ctx, caller.TenantID, caller.Subject, kind, spec)
+	j, err := d.s.jobs.Start(ctx, caller.TenantID, caller.Subject, kind, caller.IdempotencyKey, spec)
 	if err != nil {
 		if _, refused := errors.AsType[*commands.Refusal](err); refused {
 			return web.Job{}, err //nolint:wrapcheck // for the caller

@@ -111,6 +111,8 @@ func reusedKey(c *scene, op documentedOp) (*instance, *docRequest) {
 		r.set("description", "another")
 	case "createSubscription":
 		r.set("maxPollRecords", 7)
+	case "redrive", "replay":
+		r.set("to", "2026-01-31T09:30:00Z")
 	default:
 		r.set("correlationId", "another")
 	}

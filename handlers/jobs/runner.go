@@ -82,8 +82,16 @@ func New(cfg Config) *Jobs {
 	return &Jobs{cfg: cfg, store: store{cfg.Pool}, asked: make(chan struct{}, 1)}
 }
 
-// Start starts a job of a kind for a tenant.
-func (j *Jobs) Start(ctx context.Context, tenantID, createdBy, kind string, spec Spec) (Job, error) {
+// Start starts a job of a kind for a tenant. Under the same key, "" for none, the same job
+// is started once, as long as it is remembered.
+func (j *Jobs) Start(ctx context.Context, tenantID, createdBy, kind, key string, spec Spec) (Job, error) {
+	job := Job{ID: j.cfg.NewID(), TenantID: tenantID, CreatedBy: createdBy, Kind: kind, Spec: spec}
+	if key != "" {
+		found, err := j.again(ctx, job, key)
+		if !errors.Is(err, ErrNone) {
+			return found, err
+		}
+	}
 	open, err := j.store.open(ctx, tenantID)
 	if err != nil {
 		return Job{}, err
@@ -91,7 +99,10 @@ func (j *Jobs) Start(ctx context.Context, tenantID, createdBy, kind string, spec
 	if open >= OpenMax {
 		return Job{}, &commands.Refusal{Code: commands.CodeConflict, Reason: fmt.Sprintf("%d jobs are waiting or running; at most %d may", open, OpenMax)}
 	}
-	job, err := j.store.insert(ctx, Job{ID: j.cfg.NewID(), TenantID: tenantID, CreatedBy: createdBy, Kind: kind, Spec: spec})
+	job, err = j.store.insert(ctx, job, key)
+	if errors.Is(err, ErrNone) {
+		return j.again(ctx, Job{TenantID: tenantID, Kind: kind, Spec: spec}, key) // somebody was quicker
+	}
 	if err == nil {
 		select {
 		case j.asked <- struct{}{}:
@@ -99,6 +110,15 @@ func (j *Jobs) Start(ctx context.Context, tenantID, createdBy, kind string, spec
 		}
 	}
 	return job, err
+}
+
+// again returns the job that was started under a key, or ErrNone.
+func (j *Jobs) again(ctx context.Context, job Job, key string) (Job, error) {
+	found, isSame, err := j.store.under(ctx, job, key)
+	if err == nil && !isSame {
+		err = &commands.Refusal{Code: commands.CodeIdempotencyKeyReused, Reason: "this Idempotency-Key was used for another request"}
+	}
+	return found, err
 }
 
 // Cancel ends a tenant's job: [ErrNone] where there is none, [ErrEnded] where it has ended.

@@ -126,13 +126,32 @@ func (s store) one(ctx context.Context, sql string, args ...any) (Job, error) {
 	return j, nil
 }
 
-func (s store) insert(ctx context.Context, j Job) (Job, error) {
+// insert returns ErrNone where there is a job under the key.
+func (s store) insert(ctx context.Context, j Job, key string) (Job, error) {
 	spec, err := json.Marshal(j.Spec)
 	if err != nil {
 		return j, fmt.Errorf("job: %w", err)
 	}
-	return s.one(ctx, `INSERT INTO delivery_jobs (id, tenant_id, kind, spec, status, created_by, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, 'waiting', $5, now(), now()) RETURNING `+columns, j.ID, j.TenantID, j.Kind, spec, j.CreatedBy)
+	return s.one(ctx, `INSERT INTO delivery_jobs (id, tenant_id, kind, spec, status, created_by, created_at, updated_at, idempotency_key, fingerprint)
+		VALUES ($1, $2, $3, $4, 'waiting', $5, now(), now(), nullif($6, ''), $7) ON CONFLICT DO NOTHING RETURNING `+columns,
+		j.ID, j.TenantID, j.Kind, spec, j.CreatedBy, key, string(spec))
+}
+
+// under returns the job that was asked for under a key, and whether for the same.
+func (s store) under(ctx context.Context, j Job, key string) (found Job, isSame bool, err error) {
+	spec, err := json.Marshal(j.Spec)
+	if err != nil {
+		return j, false, fmt.Errorf("job: %w", err)
+	}
+	found, err = s.one(ctx, `SELECT `+columns+` FROM delivery_jobs WHERE tenant_id = $1 AND kind = $2 AND idempotency_key = $3`, j.TenantID, j.Kind, key)
+	if err != nil {
+		return found, false, err
+	}
+	err = s.pool.QueryRow(ctx, `SELECT fingerprint = $2 FROM delivery_jobs WHERE id = $1`, found.ID, string(spec)).Scan(&isSame)
+	if err != nil {
+		return found, false, fmt.Errorf("job: %w", err)
+	}
+	return found, isSame, nil
 }
 
 // open counts a tenant's jobs that have not ended.

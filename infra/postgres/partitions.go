@@ -109,6 +109,9 @@ func DropExpired(ctx context.Context, pool *pgxpool.Pool, now time.Time, keep ti
 	if _, err := pool.Exec(ctx, `DELETE FROM dead_letters WHERE message_id < $1`, MessageIDBound(horizon)); err != nil {
 		return fmt.Errorf("retention of dead letters: %w", err)
 	}
+	if _, err := pool.Exec(ctx, `DELETE FROM delivery_jobs WHERE finished_at < $1`, horizon); err != nil {
+		return fmt.Errorf("retention of jobs: %w", err)
+	}
 	for _, p := range partitioned {
 		expired, err := expiredPartitions(ctx, pool, p.table, horizon)
 		if err != nil {

@@ -623,8 +623,10 @@ ops.R = function(i)
   if again then return again, i + 18 end
   if subscription_version(ARGV[i + 2]) ~= ARGV[i + 3] then return { STALE, '', message, 0, 0 }, i + 18 end
   flush()
-  redis.call('HINCRBY', prefix .. 'groups:' .. id, group, -1)
   local t = topic(id)
+  local done = tonumber(redis.call('HGET', prefix .. 'groups:' .. id, group) or '0')
+  if most > 0 and t.n - done >= most then return { FULL, '', message, 0, 0 }, i + 18 end
+  redis.call('HINCRBY', prefix .. 'groups:' .. id, group, -1)
   t.f, t.dirty = math.min(t.f, settled_by_all(id)), true
   local fields = { UUID, message, META, ARGV[i + 10], DATA, ARGV[i + 11], 'pos', ARGV[i + 12], 'off', ARGV[i + 13],
     'part', ARGV[i + 14], 'att', ARGV[i + 7], 'base', ARGV[i + 8] }

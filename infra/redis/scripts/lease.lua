@@ -43,7 +43,7 @@ local function is_held(stream, key, entry)
   hold(topic, group, name, entry[2])
   redis.call('XACK', key, group, entry[1])
   if is_retry then redis.call('XDEL', key, entry[1]) else count_and_trim(topic, stream, 1, keep) end
-  held = held + 1
+  held, bytes = held + 1, bytes + #entry[2][6]
   return true
 end
 
@@ -79,4 +79,4 @@ for n = 0, partitions - 1 do
   local p = int((start + n) % partitions)
   take(p, prefix .. 'q:' .. topic .. ':' .. p)
 end
-return { 0, now, out, attempted, held >= HELD_MAX and 1 or 0 }
+return { 0, now, out, attempted, (held >= HELD_MAX or (held > 0 and bytes >= bytes_most)) and 1 or 0 }
