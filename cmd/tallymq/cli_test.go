@@ -12,6 +12,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/infra/redis"
 )
 
 // run runs a command line against an instance.
@@ -176,6 +179,25 @@ func TestVerifyAndMigrateByCommand(t *testing.T) {
 	out, err := run("verify")
 	require.NoError(t, err)
 	require.Contains(t, out, " events folded. The read tables equal the fold of the history.")
+	require.Contains(t, out, "not checked: REDIS_URL is not set")
+	// with both stores every group's messages are counted, and one too many is found
+	t.Setenv("REDIS_URL", cfg.RedisURL)
+	t.Setenv("REDIS_KEY_PREFIX", cfg.RedisKeyPrefix)
+	i.subscription("q", "g", "")
+	out, err = run("verify")
+	require.NoError(t, err, out)
+	require.Regexp(t, `ledger +1 groups balanced`, out)
+	client, err := redis.Open(cfg.RedisURL)
+	require.NoError(t, err)
+	defer func() { _ = client.Close() }()
+	topic := text(i.get("/queues/q").is(200)["id"])
+	groups := fmt.Sprintf("%s{%d}:groups:%s", cfg.RedisKeyPrefix, events.ShardOf(devTenant, "q", cfg.Shards), topic)
+	require.NoError(t, client.HIncrBy(t.Context(), groups, "g", 1).Err())
+	out, err = run("verify")
+	require.Equal(t, exitError{status: 1}, err)
+	require.Contains(t, out, "NOT BALANCED: 1")
+	require.Contains(t, out, "published 1 + replayed 0, but consumed 0 + in flight 0 + waiting 1")
+	require.NoError(t, client.HIncrBy(t.Context(), groups, "g", -1).Err())
 	require.NoError(t, i.stop())
 	pool, err := openDatabase(t.Context(), nil)
 	require.NoError(t, err)
