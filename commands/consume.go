@@ -88,7 +88,8 @@ func (d *Dispatcher) pull(ctx context.Context, caller Caller, cmd Pull, wait tim
 		if err != nil {
 			return nil, err
 		}
-		if _, err := d.filterOf(s); err != nil {
+		filter, err := d.filterOf(s)
+		if err != nil {
 			return nil, err // before anything is leased
 		}
 		leased, err := d.store.Lease(waiting, d.leaseRequest(s, shard, most), wait)
@@ -104,7 +105,7 @@ func (d *Dispatcher) pull(ctx context.Context, caller Caller, cmd Pull, wait tim
 			waiting = until //nolint:fatcontext // one of two, no chain
 			continue        // something changed: whether the wait may go on is to be decided anew
 		}
-		pulled, err := d.handOut(ctx, caller, s, leased)
+		pulled, err := d.handOut(ctx, caller, s, filter, leased)
 		if err != nil {
 			d.handBack(ctx, caller, s, leased)
 			return nil, err
@@ -153,14 +154,10 @@ func (d *Dispatcher) ackToken(s Subscription, m events.Leased) string {
 // handOut makes leased messages ready for their consumer: opened, with the token that
 // settles each. What can never be opened fails at once, as the consumer could do
 // nothing with it.
-func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription, leased []events.Leased) ([]Pulled, error) {
+func (d *Dispatcher) handOut(ctx context.Context, caller Caller, s Subscription, filter Filter, leased []events.Leased) ([]Pulled, error) {
 	pulled := make([]Pulled, 0, len(leased))
 	var unreadable []string
 	var through []events.Append
-	filter, err := d.filterOf(s)
-	if err != nil {
-		return nil, err
-	}
 	for _, m := range leased {
 		if m.Meta.ExpiresAtMs > 0 && m.Meta.ExpiresAtMs <= m.LeasedAtMs {
 			e := events.MessageExpired{Delivery: s.attempt(m), ExpiredAtMs: m.Meta.ExpiresAtMs}

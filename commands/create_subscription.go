@@ -155,10 +155,10 @@ func (d *Dispatcher) createSubscription(ctx context.Context, caller Caller, cmd 
 	if err != nil {
 		return fail(err)
 	}
-	if err := d.checkDelivery(ctx, caller, topic, config); err != nil {
+	if err := d.checkDelivery(ctx, caller, cmd.Queue, config, ""); err != nil {
 		return fail(err)
 	}
-	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID, Owner: ownerOf(caller)}
+	sub := Subscription{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, QueueTenantID: topic.TenantID, Owner: OwnerOf(caller)}
 	out, err := d.appendState(ctx, shard, sub, events.Append{
 		ID: cmd.ID, TenantID: caller.TenantID, Event: events.SubscriptionCreated{SubscriptionConfig: config},
 		Meta: d.meta(caller, d.fingerprint(caller, cmd)), Guard: events.Guard{TopicVersion: topic.Version},

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 
 	"github.com/tallymq/tallymq/events"
@@ -29,58 +31,49 @@ const (
 	deadLetterErrorMax = 500
 )
 
-// checkDelivery refuses a configuration that cannot work: a filter that does not compile,
-// a webhook that may not be called, a deadLetterQueue that is none or leads back.
-func (d *Dispatcher) checkDelivery(ctx context.Context, caller Caller, topic Topic, e events.SubscriptionConfig) error {
-	if err := d.checkFilter(e.MessageFilter); err != nil {
+// checkDelivery refuses a configuration of a subscription on a queue that cannot work: a
+// filter that does not compile, a webhook that may not be called, a deadLetterQueue that
+// is none or leads back. The one that it had before is not looked at again.
+func (d *Dispatcher) checkDelivery(ctx context.Context, caller Caller, queue string, e events.SubscriptionConfig, deadLettersBefore string) error {
+	if _, err := d.compile(e.MessageFilter); err != nil {
 		return err
 	}
 	if err := d.checkWebhook(e); err != nil {
 		return err
 	}
-	if e.DeadLetterQueue == "" {
+	if e.DeadLetterQueue == deadLettersBefore {
 		return nil
 	}
-	return d.checkDeadLetters(ctx, caller, topic, e.DeadLetterQueue)
-}
-
-// checkChanged is checkDelivery for what an update changes.
-func (d *Dispatcher) checkChanged(ctx context.Context, caller Caller, s Subscription, e events.SubscriptionConfig) error {
-	if err := d.checkFilter(e.MessageFilter); err != nil {
-		return err
-	}
-	if err := d.checkWebhook(e); err != nil {
-		return err
-	}
-	if e.DeadLetterQueue == "" || e.DeadLetterQueue == s.Config.DeadLetterQueue {
-		return nil
-	}
-	topic, _, err := d.topic(ctx, caller, s.QueueName())
-	if err != nil {
-		return err
-	}
-	return d.checkDeadLetters(ctx, caller, topic, e.DeadLetterQueue)
+	return d.checkDeadLetters(ctx, caller, queue, e)
 }
 
 func (d *Dispatcher) checkWebhook(e events.SubscriptionConfig) error {
 	if e.SubscriptionType != TypeWebhook || d.cfg.CheckWebhook == nil {
 		return nil
 	}
+	var v check
 	h, err := parseHandler(e.HandlerConfig, true)
 	if err == nil {
-		err = d.cfg.CheckWebhook(h.Webhook)
+		err = d.cfg.CheckWebhook(h.URL)
 	}
-	var v check
 	if err != nil {
 		v.that(false, "handlerConfig.url", "an endpoint outside of private networks", err.Error())
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.Headers)) {
+		if err := d.cfg.CheckHeader(name, h.Headers[name]); err != nil {
+			v.that(false, "handlerConfig.headers."+brief(name), "a header that may be set", err.Error())
+		}
 	}
 	return v.refusal()
 }
 
 // checkDeadLetters follows where dead letters would go, queue by queue.
-func (d *Dispatcher) checkDeadLetters(ctx context.Context, caller Caller, from Topic, name string) error {
+func (d *Dispatcher) checkDeadLetters(ctx context.Context, caller Caller, queue string, e events.SubscriptionConfig) error {
+	if e.DeadLetterQueue == "" {
+		return nil
+	}
 	var v check
-	next, seen := []string{name}, map[string]bool{}
+	next, seen := []string{e.DeadLetterQueue}, map[string]bool{}
 	for len(next) > 0 && len(seen) <= deadLetterHopsMax {
 		name := next[0]
 		next = next[1:]
@@ -98,8 +91,8 @@ func (d *Dispatcher) checkDeadLetters(ctx context.Context, caller Caller, from T
 		if len(seen) == 0 && !topic.mayProduce(caller) {
 			return refuse(CodeForbidden, "%q may not publish to queue %q", caller.Subject, name)
 		}
-		if topic.Config.TopicID == from.Config.TopicID {
-			v.that(false, "deadLetterQueue", "a queue from which no dead letters come back", fmt.Sprintf("leads back to %q", brief(from.Config.Name)))
+		if topic.Config.TopicID == e.TopicID {
+			v.that(false, "deadLetterQueue", "a queue from which no dead letters come back", fmt.Sprintf("leads back to %q", brief(queue)))
 			return v.refusal()
 		}
 		if seen[topic.Config.TopicID] {

@@ -21,9 +21,6 @@ type Aggregates interface {
 	Topic(ctx context.Context, tenantID, name string) (*events.Aggregate, error)
 	// TopicByID returns a topic by id, whoever's it is.
 	TopicByID(ctx context.Context, id string) (*events.Aggregate, error)
-	// ForeignSubscriptions returns the ids of a topic's subscriptions that are other
-	// tenants' than the topic.
-	ForeignSubscriptions(ctx context.Context, shard int, topicID string) ([]string, error)
 	// Subscription returns a subscription by id, whoever's it is; its Value is a
 	// Subscription.
 	Subscription(ctx context.Context, id string) (*events.Aggregate, error)
@@ -96,8 +93,10 @@ type Config struct {
 	// NextTick returns when a schedule ticks next after an instant; its errors say what
 	// is wrong with cron or timeZone.
 	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
-	// CheckWebhook says what is wrong with a webhook beyond its form.
-	CheckWebhook func(Webhook) error
+	// CheckWebhook says what is wrong with a webhook's URL beyond its form, and CheckHeader
+	// with a header that is to be sent to it.
+	CheckWebhook func(url string) error
+	CheckHeader  func(name, value string) error
 	// Traced is told of messages that are handed out with the trace context that they
 	// were published in, nil for nobody.
 	Traced func(ctx context.Context, traceParent, tenantID, queue, group, messageID string)

@@ -33,7 +33,7 @@ type compiledFilter struct {
 
 // filterOf returns a subscription's filter, nil where it has none.
 func (d *Dispatcher) filterOf(s Subscription) (Filter, error) { //nolint:ireturn // it is the caller's own
-	if len(s.Config.MessageFilter) == 0 || d.cfg.Filter == nil {
+	if len(s.Config.MessageFilter) == 0 {
 		return nil, nil //nolint:nilnil // nil is none
 	}
 	c, id := &d.filters, s.Config.SubscriptionID
@@ -43,10 +43,10 @@ func (d *Dispatcher) filterOf(s Subscription) (Filter, error) { //nolint:ireturn
 	if ok && found.version == s.Version {
 		return found.filter, found.err
 	}
-	f, err := d.cfg.Filter(s.Config.MessageFilter)
+	f, err := d.compile(s.Config.MessageFilter)
 	if err != nil {
 		// It compiled when it was set: nothing is delivered rather than everything.
-		err = refuse(CodeConsumerError, "messageFilter of the subscription: %s", err)
+		err = refuse(CodeConsumerError, "the subscription's filter: %s", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -57,16 +57,18 @@ func (d *Dispatcher) filterOf(s Subscription) (Filter, error) { //nolint:ireturn
 	return f, err
 }
 
-// checkFilter refuses a messageFilter that does not compile.
-func (d *Dispatcher) checkFilter(raw json.RawMessage) error {
+// compile refuses a messageFilter that does not compile; nil is none.
+func (d *Dispatcher) compile(raw json.RawMessage) (Filter, error) { //nolint:ireturn // it is the caller's own
 	if len(raw) == 0 || d.cfg.Filter == nil {
-		return nil
+		return nil, nil //nolint:nilnil // nil is none
 	}
-	var v check
-	if _, err := d.cfg.Filter(raw); err != nil {
+	f, err := d.cfg.Filter(raw)
+	if err != nil {
+		var v check
 		v.that(false, "messageFilter", `{"cel":"…"} or {"headers":{…},"key":"…","payload":…}`, err.Error())
+		return nil, v.refusal()
 	}
-	return v.refusal()
+	return f, nil
 }
 
 // attempt is a leased message as an attempt of the subscription's group.
@@ -117,13 +119,10 @@ func (d *Dispatcher) TestFilter(ctx context.Context, caller Caller, cmd TestFilt
 	if err := v.refusal(); err != nil {
 		return false, "", err
 	}
-	if len(cmd.MessageFilter) > 0 {
-		if err := d.checkFilter(cmd.MessageFilter); err != nil {
-			return false, "", err
-		}
-		s.Config.MessageFilter, s.Config.SubscriptionID = cmd.MessageFilter, "" // not what is cached
+	filter, err := d.compile(cmd.MessageFilter)
+	if err == nil && filter == nil {
+		filter, err = d.filterOf(s)
 	}
-	filter, err := d.uncached(s, len(cmd.MessageFilter) > 0)
 	switch {
 	case err != nil:
 		return false, "", err
@@ -132,15 +131,4 @@ func (d *Dispatcher) TestFilter(ctx context.Context, caller Caller, cmd TestFilt
 	}
 	passes, why = filter.Match(cmd.Key, cmd.Headers, cmd.Payload)
 	return passes, why, nil
-}
-
-func (d *Dispatcher) uncached(s Subscription, isOther bool) (Filter, error) { //nolint:ireturn // it is the caller's own
-	if !isOther || d.cfg.Filter == nil {
-		return d.filterOf(s)
-	}
-	f, err := d.cfg.Filter(s.Config.MessageFilter)
-	if err != nil {
-		return nil, refuse(CodeValidationFailed, "messageFilter: %s", err)
-	}
-	return f, nil
 }

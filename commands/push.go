@@ -54,6 +54,15 @@ func (d *Dispatcher) OwnQueue(ctx context.Context, caller Caller, name string) (
 	return t, err
 }
 
+// Producible refuses a queue of the tenant's that the caller may not publish to.
+func (d *Dispatcher) Producible(ctx context.Context, caller Caller, name string) error {
+	t, err := d.OwnQueue(ctx, caller, name)
+	if err == nil && !t.mayProduce(caller) {
+		err = refuse(CodeForbidden, "%q may not publish to queue %q", caller.Subject, name)
+	}
+	return err
+}
+
 // onBehalf is the service acting for a subscription's owner.
 func (d *Dispatcher) onBehalf(ctx context.Context, subscriptionID string) (Caller, Subscription, error) {
 	s, err := d.Load(ctx, subscriptionID)
@@ -68,7 +77,7 @@ func (d *Dispatcher) Take(ctx context.Context, subscriptionID string, messagesMa
 	if err != nil {
 		return nil, err
 	}
-	return d.pull(ctx, first.Owner.caller(first.TenantID), Pull{SubscriptionID: subscriptionID}, wait, func(s Subscription, _ Pull) (int, error) {
+	return d.pull(ctx, first.Owner.Caller(first.TenantID), Pull{SubscriptionID: subscriptionID}, wait, func(s Subscription, _ Pull) (int, error) {
 		if s.Config.Status != StatusActive || s.Version != first.Version {
 			return 0, refuse(CodeConsumerError, "subscription is %s, version %d", s.Config.Status, s.Version)
 		}

@@ -27,6 +27,10 @@ func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID s
 		if _, err := d.decidePull(s, Pull{SubscriptionID: subscriptionID}); err != nil {
 			return nil, err
 		}
+		filter, err := d.filterOf(s)
+		if err != nil {
+			return nil, err
+		}
 		leased, err := d.store.Resume(ctx, d.leaseRequest(s, shard, s.Config.MaxPollRecords))
 		if errors.Is(err, events.ErrStale) {
 			d.store.Forget(subscriptionID)
@@ -36,7 +40,7 @@ func (d *Dispatcher) Resume(ctx context.Context, caller Caller, subscriptionID s
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		pulled, err := d.handOut(ctx, caller, s, leased)
+		pulled, err := d.handOut(ctx, caller, s, filter, leased)
 		if err != nil || len(pulled) > 0 || len(leased) == 0 || ctx.Err() != nil {
 			return pulled, err
 		}

@@ -95,7 +95,7 @@ func (d *Dispatcher) createSchedule(ctx context.Context, caller Caller, cmd Crea
 		}
 		config.Sealed, config.Payload = true, sealed
 	}
-	s := Schedule{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, Owner: ownerOf(caller)}
+	s := Schedule{TenantID: caller.TenantID, Version: 1, Config: config, Queue: topic.Config.Name, Owner: OwnerOf(caller)}
 	out, err := d.appendState(ctx, shard, s, events.Append{
 		ID: cmd.ID, TenantID: caller.TenantID, Event: events.ScheduleCreated{ScheduleConfig: config}, Meta: d.meta(caller, d.fingerprint(caller, cmd)),
 		Guard: events.Guard{TopicVersion: topic.Version}, Version: s.Version, NextMs: next,
@@ -260,7 +260,7 @@ func (d *Dispatcher) Tick(ctx context.Context, _ int, tick events.DueTick) (int6
 	}
 	if err == nil {
 		var out []Published
-		out, err = d.Publish(ctx, s.Owner.caller(s.TenantID), []Publish{{
+		out, err = d.Publish(ctx, s.Owner.Caller(s.TenantID), []Publish{{
 			ID: d.cfg.NewID(), Queue: s.Queue, Payload: payload, Key: c.Key, Headers: c.Headers, CorrelationID: c.CorrelationID, ContentType: c.ContentType,
 			TTLMs: c.TTLMs, ScheduleID: c.ScheduleID, EventKey: fmt.Sprintf("tick %s %d", c.ScheduleID, tick.TickMs),
 		}}, false)

@@ -128,7 +128,7 @@ func (d *Dispatcher) Redrive(ctx context.Context, cmd Redrive) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := d.checkConsumer(ctx, s.Owner.caller(s.TenantID), s); err != nil {
+		if err := d.checkConsumer(ctx, s.Owner.Caller(s.TenantID), s); err != nil {
 			return 0, err
 		}
 		batch := make([]events.Append, len(cmd.Messages))

@@ -45,10 +45,11 @@ type Owner struct {
 	Platform bool `json:"platform,omitempty"`
 }
 
-func ownerOf(c Caller) Owner { return Owner{Subject: c.Subject, Platform: c.Platform} }
+// OwnerOf is a caller for whom the service will act later.
+func OwnerOf(c Caller) Owner { return Owner{Subject: c.Subject, Platform: c.Platform} }
 
-// caller is the service acting for a tenant's owner.
-func (o Owner) caller(tenantID string) Caller {
+// Caller is the service acting for one of a tenant's.
+func (o Owner) Caller(tenantID string) Caller {
 	return Caller{TenantID: tenantID, Subject: o.Subject, Platform: o.Platform, Async: true}
 }
 

@@ -116,23 +116,18 @@ func (d *Dispatcher) UpdateQueue(ctx context.Context, caller Caller, cmd UpdateQ
 // change, in case it was not done to its end.
 func (d *Dispatcher) endForeign(ctx context.Context, topic Topic) error {
 	shard := events.ShardOf(topic.TenantID, topic.Config.Name, d.cfg.Shards)
-	ids, err := d.store.ForeignSubscriptions(ctx, shard, topic.Config.TopicID)
+	subscriptions, err := d.store.Subscriptions(ctx, shard, topic.Config.TopicID)
 	if err != nil {
 		return unavailable(err)
 	}
-	for _, id := range ids {
-		a, err := d.store.Subscription(ctx, id)
-		if errors.Is(err, events.ErrNoAggregate) {
+	for _, a := range subscriptions {
+		s, ok := a.Value.(Subscription)
+		if !ok || s.TenantID == topic.TenantID {
 			continue
 		}
-		if err != nil {
-			return unavailable(err)
-		}
-		if s, ok := a.Value.(Subscription); ok {
-			system := Caller{TenantID: s.TenantID, Subject: "system", Async: true}
-			if _, err := d.DeleteSubscription(ctx, system, id, nil); err != nil && !isRefused(err, CodeSubscriptionNotFound) {
-				return err
-			}
+		owner := Caller{TenantID: s.TenantID, Subject: system.Subject, Async: true}
+		if _, err := d.DeleteSubscription(ctx, owner, a.ID, nil); err != nil && !isRefused(err, CodeSubscriptionNotFound) {
+			return err
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ func (d *Dispatcher) UpdateSubscription(ctx context.Context, caller Caller, cmd 
 	return d.onSubscription(ctx, caller, cmd.SubscriptionID, cmd.IfVersion, func(s Subscription) (events.SubscriptionConfig, events.Event, error) {
 		config, err := decideUpdateSubscription(s, cmd)
 		if err == nil {
-			err = d.checkChanged(ctx, caller, s, config)
+			err = d.checkDelivery(ctx, caller, s.QueueName(), config, s.Config.DeadLetterQueue)
 		}
 		return config, events.SubscriptionUpdated{SubscriptionConfig: config}, err
 	})

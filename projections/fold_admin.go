@@ -101,12 +101,11 @@ func (c *changes) purge(r events.Record, topicID string, d events.Discarded) err
 	if d.From == "" {
 		return nil
 	}
-	text, _, _ := strings.Cut(d.From, "-")
-	ms, err := strconv.ParseInt(text, 10, 64)
+	from, err := discardedFrom(d)
 	if err != nil {
-		return fmt.Errorf("discarded from %q: %w", d.From, err)
+		return err
 	}
-	p := purge{tenantID: r.TenantID, topicID: topicID, before: r.Position, messageIDFrom: leastMessageID(ms - clockSkewMax.Milliseconds())}
+	p := purge{tenantID: r.TenantID, topicID: topicID, before: r.Position, messageIDFrom: from}
 	for _, row := range c.published {
 		if row.TopicID == topicID && row.messageID >= p.messageIDFrom {
 			row.rise(statusPurged, 0)
@@ -121,6 +120,16 @@ func (c *changes) purge(r events.Record, topicID string, d events.Discarded) err
 	}
 	c.purges = append(c.purges, p)
 	return nil
+}
+
+// discardedFrom is the least id of a message that an event may have discarded.
+func discardedFrom(d events.Discarded) (messageID string, err error) {
+	text, _, _ := strings.Cut(d.From, "-")
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return "", fmt.Errorf("discarded from %q: %w", d.From, err)
+	}
+	return leastMessageID(ms - clockSkewMax.Milliseconds()), nil
 }
 
 // leastMessageID is the least UUIDv7 of a time in ms since 1970 or later, as text (RFC

@@ -2,8 +2,6 @@ package projections
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tallymq/tallymq/events"
@@ -138,12 +136,10 @@ func (c *changes) redrive(r events.Record, e events.MessageRedriven) {
 // purgeRedriven marks what a purge took of the earlier messages that the batch brought
 // back: the purge's statement sees them as they were before.
 func (c *changes) purgeRedriven(topicID string, d events.Discarded) {
-	text, _, _ := strings.Cut(d.From, "-")
-	ms, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
+	from, err := discardedFrom(d)
+	if err != nil || d.From == "" {
 		return // none are concerned, or purge says so
 	}
-	from := leastMessageID(ms - clockSkewMax.Milliseconds())
 	for _, m := range c.touched {
 		if m.restarted && m.topicID == topicID && m.messageID >= from {
 			m.rise(statusPurged, 0)

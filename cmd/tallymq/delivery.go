@@ -30,16 +30,6 @@ func compileFilter(raw []byte) (commands.Filter, error) { //nolint:ireturn // it
 	return messageFilter{f}, nil
 }
 
-// checkWebhook says what is wrong with an endpoint and what is sent to it.
-func (s *service) checkWebhook(w commands.Webhook) error {
-	for name, value := range w.Headers {
-		if err := webhook.CheckHeader(name, value); err != nil {
-			return fmt.Errorf("headers: %w", err)
-		}
-	}
-	return s.webhooks.CheckURL(w.URL) //nolint:wrapcheck // says what is wrong, for the caller
-}
-
 // secret derives a webhook's secret: it is stored nowhere.
 func (s *service) secret(info string) string { return webhook.Secret(s.keys.webhooks, info) }
 

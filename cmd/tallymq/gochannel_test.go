@@ -211,10 +211,6 @@ func (s *memoryStore) Extend(context.Context, int, string, string, string, []eve
 	return 0, nil, errors.New("not part of the scenario")
 }
 
-func (s *memoryStore) ForeignSubscriptions(context.Context, int, string) ([]string, error) {
-	return nil, nil
-}
-
 func (s *memoryStore) TopicByID(context.Context, string) (*events.Aggregate, error) {
 	return nil, events.ErrNoAggregate
 }

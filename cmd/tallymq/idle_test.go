@@ -3,8 +3,10 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,6 +33,9 @@ func info(t testing.TB, client *goredis.Client, section, name string) int {
 func TestWebhooksThatIdleCostRedisNothing(t *testing.T) {
 	t.Parallel()
 	const hooks, seconds = 300, 3
+	var received atomic.Int64
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { received.Add(1) }))
+	t.Cleanup(receiver.Close)
 	server, err := devstack.StartRedis(t.Context(), devstack.RedisOptions{Dir: t.TempDir()})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = server.Stop(t.Context()) })
@@ -48,7 +53,7 @@ func TestWebhooksThatIdleCostRedisNothing(t *testing.T) {
 	}
 	alone := commands()
 	for n := range hooks {
-		i.post("/subscriptions", fmt.Sprintf(`{"queue":"orders","consumerGroup":"g%d","subscriptionType":"webhook","handlerConfig":{"url":"http://127.0.0.1:9/"}}`, n)).is(http.StatusCreated)
+		i.post("/subscriptions", fmt.Sprintf(`{"queue":"orders","consumerGroup":"g%d","subscriptionType":"webhook","handlerConfig":{"url":%q}}`, n, receiver.URL)).is(http.StatusCreated)
 	}
 	// the last of them has its handler, and what they asked for at first is over
 	eventually(t, "their first look", func() bool {
@@ -59,4 +64,7 @@ func TestWebhooksThatIdleCostRedisNothing(t *testing.T) {
 	connections := info(t, client, "clients", "connected_clients")
 	require.Less(t, connections, 60)
 	require.Less(t, commands()-alone, hooks*seconds/2, "they poll")
+	// and all of them are there
+	i.post("/publish", `{"queue":"orders","payload":1}`).is(http.StatusCreated)
+	eventually(t, "every webhook gets it", func() bool { return received.Load() == hooks })
 }

@@ -50,7 +50,7 @@ func (d jobDesk) Replay(ctx context.Context, caller commands.Caller, r command.R
 		}
 	}
 	if r.TargetQueue != "" {
-		if _, err := d.s.dispatcher.OwnQueue(ctx, caller, r.TargetQueue); err != nil {
+		if err := d.s.dispatcher.Producible(ctx, caller, r.TargetQueue); err != nil {
 			return web.Job{}, err //nolint:wrapcheck // says what it does
 		}
 	}
@@ -100,7 +100,7 @@ func (d jobDesk) Cancel(ctx context.Context, caller commands.Caller, jobID strin
 }
 
 func (d jobDesk) start(ctx context.Context, caller commands.Caller, kind string, spec jobs.Spec) (web.Job, error) {
-	j, err := d.s.jobs.Start(ctx, caller.TenantID, caller.Subject, kind, caller.IdempotencyKey, spec)
+	j, err := d.s.jobs.Start(ctx, caller.TenantID, commands.OwnerOf(caller), kind, caller.IdempotencyKey, spec)
 	if err != nil {
 		if _, refused := errors.AsType[*commands.Refusal](err); refused {
 			return web.Job{}, err //nolint:wrapcheck // for the caller

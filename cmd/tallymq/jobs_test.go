@@ -155,6 +155,26 @@ func TestAReplayKeepsItsPaceAndIsCancelled(t *testing.T) {
 	i.post("/jobs/"+newID()+"/cancel", nil).refused(http.StatusNotFound, "MQ_JOB_NOT_FOUND")
 }
 
+// Who may not publish to a queue does not get there by a replay.
+func TestAReplayAsksForPermission(t *testing.T) {
+	t.Parallel()
+	i, auth := guarded(t)
+	admin := auth.bearer(devTenant, "boss", everyScope...)
+	i.post("/queues", `{"name":"orders"}`, admin...).is(http.StatusCreated)
+	i.post("/queues", `{"name":"copy","allowedProducers":["boss","worker"]}`, admin...).is(http.StatusCreated)
+	i.post("/publish", `{"queue":"orders","payload":1}`, admin...).is(http.StatusCreated)
+	i.post("/queues/orders/replay", `{"queue":"copy"}`, auth.bearer(devTenant, "other", everyScope...)...).refused(http.StatusForbidden, "MQ_FORBIDDEN")
+	state := func(id string) map[string]any {
+		return i.call(http.MethodGet, apiPrefix+"/jobs/"+id, nil, admin...).is(http.StatusOK)
+	}
+	replay := func(who string) map[string]any {
+		id := text(i.post("/queues/orders/replay", `{"queue":"copy","speed":1}`, auth.bearer(devTenant, who, everyScope...)...).is(http.StatusAccepted)["id"])
+		eventually(t, "the job ends", func() bool { return state(id)["finishedAt"] != nil })
+		return state(id)
+	}
+	require.Equal(t, "done", replay("worker")["status"])
+}
+
 // What Redis does not hold any more comes from history.
 func TestASeekGoesBackBehindWhatRedisHolds(t *testing.T) {
 	t.Parallel()

@@ -264,7 +264,7 @@ func (s *service) assemble() (err error) {
 	}
 	s.dispatcher = commands.NewDispatcher(s.log, commands.Config{
 		Observer: s.observer, Traced: s.traced, Seal: seal, Open: s.open,
-		Filter: compileFilter, NextTick: cron.Next, CheckWebhook: s.checkWebhook, PullMessages: s.cfg.PullMessages,
+		Filter: compileFilter, NextTick: cron.Next, CheckWebhook: s.webhooks.CheckURL, CheckHeader: webhook.CheckHeader, PullMessages: s.cfg.PullMessages,
 		Shards: s.cfg.Shards, AckTimeout: s.cfg.AckTimeout(), SessionTimeout: s.cfg.SessionTimeout(), MessageTTL: s.cfg.MessageTTL(),
 		PayloadBytesMax: s.cfg.MessageSizeBytesMax, PullBytesMax: pullBytesMax, TokenKey: s.keys.tokens, Logger: s.logger,
 		Now: time.Now, NewID: newID, Rand: chance,

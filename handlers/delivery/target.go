@@ -139,7 +139,10 @@ func (t *target) feed(out chan<- *message.Message) {
 			t.p.cfg.Logger.Warn("take messages; trying again", "subscriptionId", t.id(), "error", brief(err))
 			pause(t.intake.ctx, b.next())
 		case time.Since(began) < t.p.pace.takeWait:
-			// It changed, and this handler's end is near.
+			// It changed, and this handler's end is near, or its owner may not consume now.
+			if err != nil {
+				t.health.note(err)
+			}
 			t.p.nudge()
 			pause(t.intake.ctx, b.next())
 		}

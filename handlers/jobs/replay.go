@@ -276,7 +276,7 @@ func (w *worker) publish(ctx context.Context, batch []original, todo []commands.
 
 // publishOnce publishes all or none, and returns why none.
 func (w *worker) publishOnce(ctx context.Context, todo []commands.Publish) error {
-	caller := commands.Caller{TenantID: w.job.TenantID, Subject: w.job.CreatedBy, Platform: true, Async: true}
+	caller := commands.Owner{Subject: w.job.CreatedBy, Platform: w.job.state.Platform}.Caller(w.job.TenantID)
 	out, err := w.jobs.cfg.Commands.Publish(ctx, caller, todo, true)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does

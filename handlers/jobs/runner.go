@@ -82,10 +82,10 @@ func New(cfg Config) *Jobs {
 	return &Jobs{cfg: cfg, store: store{cfg.Pool}, asked: make(chan struct{}, 1)}
 }
 
-// Start starts a job of a kind for a tenant. Under the same key, "" for none, the same job
+// Start starts a job of a kind for one of a tenant's, with whose permission it works. Under the same key, "" for none, the same job
 // is started once, as long as it is remembered.
-func (j *Jobs) Start(ctx context.Context, tenantID, createdBy, kind, key string, spec Spec) (Job, error) {
-	job := Job{ID: j.cfg.NewID(), TenantID: tenantID, CreatedBy: createdBy, Kind: kind, Spec: spec}
+func (j *Jobs) Start(ctx context.Context, tenantID string, owner commands.Owner, kind, key string, spec Spec) (Job, error) {
+	job := Job{ID: j.cfg.NewID(), TenantID: tenantID, CreatedBy: owner.Subject, Kind: kind, Spec: spec, state: state{Platform: owner.Platform}}
 	if key != "" {
 		found, err := j.again(ctx, job, key)
 		if !errors.Is(err, ErrNone) {

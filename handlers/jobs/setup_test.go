@@ -119,7 +119,7 @@ func (h *history) folded(ms int64) {
 
 func (h *history) replay(to string, speed float64) Job {
 	h.t.Helper()
-	j, err := h.Start(h.t.Context(), h.tenantID, "somebody", KindReplay, "", Spec{Queue: "orders", TargetQueue: to, Speed: speed})
+	j, err := h.Start(h.t.Context(), h.tenantID, commands.Owner{Subject: "somebody"}, KindReplay, "", Spec{Queue: "orders", TargetQueue: to, Speed: speed})
 	require.NoError(h.t, err)
 	return j
 }

@@ -36,10 +36,11 @@ type Job struct {
 	Done, Failed int64
 	Total        *int64
 	Error        *string
-	CreatedBy    string
-	CreatedAt    time.Time
-	UpdatedAt    time.Time
-	FinishedAt   *time.Time
+	// CreatedBy is whose permission it works with.
+	CreatedBy  string
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
+	FinishedAt *time.Time
 
 	state state
 	// leasedUntil is what the lease of whoever has the job says: nobody else's says that.
@@ -78,6 +79,8 @@ type state struct {
 	// published.
 	StartMs int64 `json:"startMs,omitempty"`
 	FirstMs int64 `json:"firstMs,omitempty"`
+	// Platform says that whoever asked for the job may do everything.
+	Platform bool `json:"platform,omitempty"`
 }
 
 // ErrNone reports that the tenant has no such job.
@@ -128,13 +131,14 @@ func (s store) one(ctx context.Context, sql string, args ...any) (Job, error) {
 
 // insert returns ErrNone where there is a job under the key.
 func (s store) insert(ctx context.Context, j Job, key string) (Job, error) {
-	spec, err := json.Marshal(j.Spec)
-	if err != nil {
+	spec, err1 := json.Marshal(j.Spec)
+	own, err2 := json.Marshal(j.state)
+	if err := errors.Join(err1, err2); err != nil {
 		return j, fmt.Errorf("job: %w", err)
 	}
-	return s.one(ctx, `INSERT INTO delivery_jobs (id, tenant_id, kind, spec, status, created_by, created_at, updated_at, idempotency_key, fingerprint)
-		VALUES ($1, $2, $3, $4, 'waiting', $5, now(), now(), nullif($6, ''), $7) ON CONFLICT DO NOTHING RETURNING `+columns,
-		j.ID, j.TenantID, j.Kind, spec, j.CreatedBy, key, string(spec))
+	return s.one(ctx, `INSERT INTO delivery_jobs (id, tenant_id, kind, spec, status, created_by, created_at, updated_at, idempotency_key, fingerprint, state)
+		VALUES ($1, $2, $3, $4, 'waiting', $5, now(), now(), nullif($6, ''), $7, $8) ON CONFLICT DO NOTHING RETURNING `+columns,
+		j.ID, j.TenantID, j.Kind, spec, j.CreatedBy, key, string(spec), own)
 }
 
 // under returns the job that was asked for under a key, and whether for the same.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -101,22 +100,6 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 // cached: who knows a topic's name should use that.
 func (l *Log) TopicByID(ctx context.Context, id string) (*events.Aggregate, error) {
 	return l.find(ctx, "topic", id, keys.topic, l.cfg.DecodeTopic)
-}
-
-// ForeignSubscriptions returns the ids of a topic's subscriptions that are other tenants'
-// than the topic: their groups have the tenant in their name.
-func (l *Log) ForeignSubscriptions(ctx context.Context, shardNo int, topicID string) ([]string, error) {
-	members, err := l.client.HGetAll(ctx, l.shards[shardNo].keys.subscriptions(topicID)).Result()
-	if err != nil {
-		return nil, fmt.Errorf("subscriptions of topic %s: %w", topicID, err)
-	}
-	var ids []string
-	for name, id := range members {
-		if strings.Contains(name, ":") {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
 }
 
 // find looks for an aggregate on all shards, in one round trip.

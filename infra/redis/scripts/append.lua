@@ -25,7 +25,6 @@
 local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL, NOT_SCHEDULED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 
 local log, keep, most = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local wake, wakes = {}, {}
 local topics, settled = {}, {}
 local last
 local now = clock()
@@ -35,13 +34,6 @@ local soonest
 local function due_at(member, at)
   redis.call('ZADD', prefix .. 'due', at, member)
   if not soonest or at < soonest then soonest = at end
-end
-
-local function wakeup(line)
-  if not wakes[line] then
-    wakes[line] = true
-    wake[#wake + 1] = line
-  end
 end
 
 -- What a call reads and counts of a topic is kept here until flush writes it back,
@@ -793,9 +785,7 @@ if last then leave_room(log, last) end
 -- Whoever moves what is due is told where that is sooner than it knows.
 if soonest then
   local head = redis.call('ZRANGE', prefix .. 'due', 0, 0, 'WITHSCORES')
-  if tonumber(head[2]) >= soonest then wake[#wake + 1] = 'd ' .. int(soonest - now) end
+  if tonumber(head[2]) >= soonest then wakeup('d ' .. int(soonest - now)) end
 end
-if #wake > 0 then
-  redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))
-end
+send_wakeups()
 return out

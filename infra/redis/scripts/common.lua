@@ -63,7 +63,7 @@ local function origin(fields)
   return fields[9] == 'sched' and fields[10] or fields[8]
 end
 
--- Sets a field of an entry that has it.
+-- Sets a field of a retry stream's entry.
 local function set_field(fields, name, value)
   for n = 9, #fields - 1, 2 do
     if fields[n] == name then
@@ -103,6 +103,29 @@ local function attempts_before(id, group)
   return tonumber(redis.call('HGET', prefix .. 'topic:' .. id, 'ab:' .. group) or '0')
 end
 
+-- Wake-ups, each line once; see wake.go.
+local wake, woken = {}, {}
+
+local function wakeup(line)
+  if not woken[line] then
+    woken[line] = true
+    wake[#wake + 1] = line
+  end
+end
+
+local function send_wakeups()
+  if #wake > 0 then redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n')) end
+end
+
+-- The last entry's id of the shard's log.
+local function log_end()
+  local log = prefix .. 'log'
+  if redis.call('EXISTS', log) == 0 then return '0-0' end
+  local info = redis.call('XINFO', 'STREAM', log)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1] end
+  end
+end
 
 -- Counts settlements of a partition, and once in a thousand trims it below what every
 -- group has finished, but for the newest keep entries: so it costs next to nothing.

@@ -19,15 +19,8 @@
 local due, most, aside = KEYS[1], ARGV[2], tonumber(ARGV[3])
 local bytes, bytes_most = 0, tonumber(ARGV[4])
 local now = clock()
-local expired, ticks, forwards, woken, wake = {}, {}, {}, {}, {}
+local expired, ticks, forwards = {}, {}, {}
 local last
-
-local function wakeup(line)
-  if not woken[line] then
-    woken[line] = true
-    wake[#wake + 1] = line
-  end
-end
 
 local function release(member)
   local topic, group, begun = string.match(member, '^r|(.-)|(.-)|(.-)|')
@@ -133,8 +126,6 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0
   if bytes >= bytes_most then break end
 end
 if last then leave_room(prefix .. 'log', last) end
-if #wake > 0 then
-  redis.call('PUBLISH', prefix .. 'wake', table.concat(wake, '\n'))
-end
+send_wakeups()
 local head = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
 return { now, head[2] and tonumber(head[2]) or -1, expired, ticks, forwards }

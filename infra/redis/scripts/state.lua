@@ -75,11 +75,4 @@ local h = redis.call('HMGET', prefix .. 'topic:' .. topic, 'n', 'sc')
 local published, unsettled = tonumber(h[1] or '0'), {}
 local settled = redis.call('HGETALL', prefix .. 'groups:' .. topic)
 for k = 1, #settled, 2 do unsettled[#unsettled + 1] = { settled[k], published - tonumber(settled[k + 1]) } end
-local last = '0-0'
-if redis.call('EXISTS', prefix .. 'log') == 1 then
-  local info = redis.call('XINFO', 'STREAM', prefix .. 'log')
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = info[i + 1] end
-  end
-end
-return { now, partitions, retries, tonumber(h[2] or '0'), unsettled, last }
+return { now, partitions, retries, tonumber(h[2] or '0'), unsettled, log_end() }

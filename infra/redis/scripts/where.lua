@@ -11,13 +11,7 @@ local SEEN_MAX, STEP = 10000, 1000
 local due, topic, group, message, partition = KEYS[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local number = tonumber(ARGV[6]) + 1
 local now = clock()
-local last = '0-0'
-if redis.call('EXISTS', prefix .. 'log') == 1 then
-  local info = redis.call('XINFO', 'STREAM', prefix .. 'log')
-  for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then last = info[i + 1] end
-  end
-end
+local last = log_end()
 
 local function answer(state, over, ahead) return { state, now, over or 0, ahead or -1, last } end
 
