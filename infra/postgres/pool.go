@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -93,8 +94,23 @@ func WaitReady(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) err
 	}
 }
 
+// roleTries and rolePause bound how often, and after what pause, a migration is
+// tried again that did not find a role.
+const (
+	roleTries = 5
+	rolePause = 100 * time.Millisecond
+
+	// undefinedObject is PostgreSQL's SQLSTATE for a role that is not there (appendix A).
+	undefinedObject = "42704"
+)
+
 // Migrate brings the schema up to date. Instances that start together wait for
 // each other.
+//
+// Roles belong to the whole server, and instances of another database are not
+// waited for: for a moment after its commit, theirs is there for a unique index
+// and not yet for the name caches of other sessions. So a migration that finds
+// no such role is tried again, in a transaction that looks anew.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer func() { _ = db.Close() }()
@@ -106,12 +122,25 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 	if err != nil {
 		return fmt.Errorf("migrate: %w", err)
 	}
-	results, err := provider.Up(ctx)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
+	for try := 1; ; try++ {
+		results, err := provider.Up(ctx)
+		if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+			results = partial.Applied
+		}
+		for _, r := range results {
+			logger.Info("migrated", "migration", r.Source.Path, "took", r.Duration.Round(time.Millisecond))
+		}
+		if err == nil {
+			return nil
+		}
+		cause, ok := errors.AsType[*pgconn.PgError](err)
+		if !ok || cause.Code != undefinedObject || try == roleTries {
+			return fmt.Errorf("migrate: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("migrate: %w (last: %w)", ctx.Err(), err)
+		case <-time.After(rolePause):
+		}
 	}
-	for _, r := range results {
-		logger.Info("migrated", "migration", r.Source.Path, "took", r.Duration.Round(time.Millisecond))
-	}
-	return nil
 }

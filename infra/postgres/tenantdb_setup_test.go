@@ -121,6 +121,27 @@ func TestTheReaderIsMadeOnceHoweverManyDatabasesMigrate(t *testing.T) {
 	}
 }
 
+func TestAMigrationLooksAgainForARoleThatWasJustMade(t *testing.T) {
+	t.Parallel()
+	_, at := server(t)
+	pool := at("tallymq", "tallymq", "public")
+	// a sequence counts on when its transaction is rolled back
+	exec(t, pool, `CREATE SCHEMA late`, `CREATE SEQUENCE late.looks`, `CREATE TABLE late.until AS SELECT 3 AS looks`,
+		`CREATE FUNCTION late.look() RETURNS event_trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF nextval('late.looks') < (SELECT looks FROM late.until) THEN
+				RAISE undefined_object USING MESSAGE = 'role "tallymq_reader" does not exist';
+			END IF;
+		END $$`,
+		`CREATE EVENT TRIGGER late ON ddl_command_start WHEN TAG IN ('CREATE POLICY') EXECUTE FUNCTION late.look()`)
+	require.NoError(t, Migrate(t.Context(), pool, silent))
+
+	// one that never comes is an error, and soon
+	exec(t, pool, `DROP OWNED BY tallymq_reader`, `DROP SCHEMA public CASCADE`, `CREATE SCHEMA public`, `UPDATE late.until SET looks = 1000`, `ALTER SEQUENCE late.looks RESTART`)
+	require.ErrorContains(t, Migrate(t.Context(), pool, silent), "tallymq_reader")
+	require.Equal(t, []string{fmt.Sprint(roleTries)}, texts(t, pool, `SELECT last_value::text FROM late.looks`))
+}
+
 func TestTheFenceCanBeTakenDownAndPutUpAgain(t *testing.T) {
 	t.Parallel()
 	pool := setupTenants(t)
