@@ -41,8 +41,8 @@ type Store interface {
 	events.Log
 	Aggregates
 
-	// WaitFolded returns once a position is folded.
-	WaitFolded(ctx context.Context, shard int, position events.Position) error
+	// WaitFolded returns once a position is folded; run is its outcome's.
+	WaitFolded(ctx context.Context, shard int, run uint64, position events.Position) error
 	// Lease leases messages, waiting for some at most wait.
 	Lease(ctx context.Context, req events.LeaseRequest, wait time.Duration) ([]events.Leased, error)
 	// Resume takes up again what a subscription has leased and not settled.
@@ -266,7 +266,7 @@ func (d *Dispatcher) await(ctx context.Context, caller Caller, shard int, out ev
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.AckTimeout)
 	defer cancel()
-	if err := d.awaitFold(ctx, shard, out.Position); err != nil {
+	if err := d.awaitFold(ctx, shard, out.Run, out.Position); err != nil {
 		return receipt, err
 	}
 	receipt.Folded = true
@@ -274,8 +274,8 @@ func (d *Dispatcher) await(ctx context.Context, caller Caller, shard int, out ev
 }
 
 // awaitFold waits until ctx ends, whose end is the AckTimeout's.
-func (d *Dispatcher) awaitFold(ctx context.Context, shard int, position events.Position) error {
-	if err := d.store.WaitFolded(ctx, shard, position); err != nil {
+func (d *Dispatcher) awaitFold(ctx context.Context, shard int, run uint64, position events.Position) error {
+	if err := d.store.WaitFolded(ctx, shard, run, position); err != nil {
 		return unavailable(fmt.Errorf("%w: in the log, not yet in Postgres: %w", events.ErrOutcomeUnknown, err))
 	}
 	return nil
@@ -283,7 +283,7 @@ func (d *Dispatcher) awaitFold(ctx context.Context, shard int, position events.P
 
 func (d *Dispatcher) meta(c Caller, fingerprint string) events.Meta {
 	return events.Meta{
-		Actor: c.Subject, RequestID: c.RequestID, TraceParent: c.TraceParent,
+		Actor: c.Subject, Platform: c.Platform, RequestID: c.RequestID, TraceParent: c.TraceParent,
 		IdempotencyKey: c.IdempotencyKey, Fingerprint: fingerprint, AcceptedAtMs: d.cfg.Now().UnixMilli(),
 	}
 }

@@ -21,6 +21,13 @@ func (i *instance) seek(t testing.TB, b *testBundle, id, to string) events.Moved
 	e := records[len(records)-1].Event.(events.SubscriptionSought)
 	require.Equal(t, []any{id, to, "g", out.Older}, []any{e.SubscriptionID, e.To, e.Moved.Group, e.Moved.Older})
 	require.Equal(t, e.Moved.After, i.state(t, "orders").Unsettled["g"])
+	// Where it goes on adds up to what it is to get.
+	after := int64(0)
+	for p, place := range i.state(t, "orders").Partitions {
+		after += place.NextOffset - e.Moved.Offsets[p]
+	}
+	require.Equal(t, e.Moved.After, after)
+	e.Moved.Offsets, e.Moved.AttemptsBefore = nil, 0
 	return e.Moved
 }
 

@@ -229,7 +229,7 @@ type spyStore struct {
 	appendErr error
 }
 
-func (s *spyStore) WaitFolded(ctx context.Context, shard int, position events.Position) error {
+func (s *spyStore) WaitFolded(ctx context.Context, shard int, _ uint64, position events.Position) error {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return fmt.Errorf("waits for %d/%d without a deadline", shard, position)

@@ -98,8 +98,8 @@ type publishing struct {
 	atomic  bool
 	batch   []Publish
 	results []Published
-	// folds is the last position to wait for, by shard.
-	folds map[int]events.Position
+	// folds is what to wait for, by shard.
+	folds map[int]fold
 }
 
 // once decides and appends the given messages and returns those to decide again.
@@ -136,9 +136,9 @@ func (p *publishing) once(ctx context.Context, todo []int) []int {
 			defer mu.Unlock()
 			again = append(again, stale...)
 			if p.folds == nil {
-				p.folds = map[int]events.Position{}
+				p.folds = map[int]fold{}
 			}
-			p.folds[shard] = max(p.folds[shard], last)
+			p.folds[shard] = p.folds[shard].and(last)
 		}
 		if len(byShard) == 1 {
 			run()
@@ -219,7 +219,7 @@ func (p *publishing) decide(ctx context.Context, i int, now time.Time, topics ma
 // atomic. After a step without an answer it tries none, so that a retry cannot find
 // later messages in the log before earlier ones. It returns which are to be decided
 // again, and the last position.
-func (p *publishing) append(ctx context.Context, shard int, members []int, appends []events.Append) (stale []int, last events.Position) {
+func (p *publishing) append(ctx context.Context, shard int, members []int, appends []events.Append) (stale []int, last fold) {
 	for len(members) > 0 {
 		n := min(len(members), appendChunkMax)
 		if p.atomic {
@@ -237,7 +237,7 @@ func (p *publishing) append(ctx context.Context, shard int, members []int, appen
 			return stale, last
 		}
 		for k, i := range members[:n] {
-			last = max(last, outs[k].Position)
+			last = last.and(fold{run: outs[k].Run, position: outs[k].Position})
 			if p.settle(i, outs[k]) {
 				stale = append(stale, i)
 				p.d.store.Forget(events.RefsOf(appends[i].Event).TopicID)
@@ -247,6 +247,22 @@ func (p *publishing) append(ctx context.Context, shard int, members []int, appen
 	}
 	// Atomic messages share a topic, so they are stale together.
 	return stale, last
+}
+
+// fold is the last position of a run of the log that is to be waited for.
+type fold struct {
+	run      uint64
+	position events.Position
+}
+
+// and is the wait for both. Where they are of two runs it is for the earlier one, which
+// fails: what was appended in it may be lost.
+func (f fold) and(other fold) fold {
+	if f.position == 0 {
+		return other
+	}
+	f.position = max(f.position, other.position)
+	return f
 }
 
 // settle notes a message's outcome; true asks for another decision.
@@ -282,9 +298,9 @@ func (p *publishing) awaitFolds(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, p.d.cfg.AckTimeout)
 	defer cancel()
 	failed := map[int]error{}
-	for shard, position := range p.folds {
-		if position > 0 {
-			failed[shard] = p.d.awaitFold(ctx, shard, position)
+	for shard, last := range p.folds {
+		if last.position > 0 {
+			failed[shard] = p.d.awaitFold(ctx, shard, last.run, last.position)
 		}
 	}
 	for i := range p.results {

@@ -32,12 +32,12 @@ type delivery struct {
 // tokens signs and reads ack tokens. A token names an attempt, so it settles that
 // attempt and no other: it needs no expiry of its own, the lease has one.
 //
-// A token is base64url of: version 2, subscription and message id (16 bytes each),
-// eleven varints, the first 16 bytes of an HMAC-SHA256 over all that.
+// A token is base64url of: version 3, subscription and message id (16 bytes each),
+// twelve varints, the first 16 bytes of an HMAC-SHA256 over all that.
 type tokens struct{ key []byte }
 
 const (
-	tokenVersion  = 2
+	tokenVersion  = 3
 	tokenMACBytes = 16
 	tokenCharsMax = 300
 )
@@ -52,7 +52,7 @@ func (t tokens) seal(d delivery) string {
 	ms, seq, _ := strings.Cut(d.Lease.EntryID, "-")
 	for _, n := range []int64{
 		int64(d.Lease.Stream), number(ms), number(seq), int64(d.Partition), d.Offset, int64(d.Attempt), d.LeasedAtMs,
-		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs), int64(d.Unseen),
+		int64(d.AttemptsBefore), optional(d.MaxRetryAttempts), optional(d.RetryDelayMs), int64(d.Unseen), d.Lease.Life,
 	} {
 		b = binary.AppendVarint(b, n)
 	}
@@ -72,7 +72,7 @@ func (t tokens) open(token string) (delivery, error) {
 	if !hmac.Equal(t.mac(body), b[len(b)-tokenMACBytes:]) {
 		return delivery{}, errToken
 	}
-	var n [11]int64
+	var n [12]int64
 	rest := body[33:]
 	for i := range n {
 		v, size := binary.Varint(rest)
@@ -83,7 +83,7 @@ func (t tokens) open(token string) (delivery, error) {
 	}
 	return delivery{
 		SubscriptionID: uuidString(body[1:17]), MessageID: uuidString(body[17:33]),
-		Lease:     events.Lease{Stream: int(n[0]), EntryID: decimal(n[1]) + "-" + decimal(n[2])},
+		Lease:     events.Lease{Life: n[11], Stream: int(n[0]), EntryID: decimal(n[1]) + "-" + decimal(n[2])},
 		Partition: int(n[3]), Offset: n[4], Attempt: int(n[5]), LeasedAtMs: n[6],
 		AttemptsBefore: int(n[7]), MaxRetryAttempts: given(n[8]), RetryDelayMs: given(n[9]), Unseen: int(n[10]),
 	}, nil

@@ -96,6 +96,9 @@ type (
 		// many earlier messages it is to get.
 		Began   bool  `json:"began,omitempty"`
 		Backlog int64 `json:"backlog,omitempty"`
+		// Offsets are the first one that the group is to get, by partition, where it
+		// began.
+		Offsets []int64 `json:"offsets,omitempty"`
 	}
 
 	// SubscriptionUpdated says that a subscription has this configuration from now
@@ -138,6 +141,10 @@ type (
 		After  int64 `json:"after"`
 		// Older says that messages were asked for that are kept in history alone.
 		Older bool `json:"older,omitempty"`
+		// Offsets are where the group goes on, by partition, and AttemptsBefore is what
+		// attempts are counted from there.
+		Offsets        []int64 `json:"offsets,omitempty"`
+		AttemptsBefore int     `json:"attemptsBefore,omitempty"`
 	}
 
 	// SubscriptionResumed says that a paused subscription gets messages again.

@@ -103,7 +103,7 @@ func TestDecode(t *testing.T) {
 func TestRecordRoundTrip(t *testing.T) {
 	t.Parallel()
 	full := Meta{
-		Actor: "order-service", RequestID: "r-1", TraceParent: "00-a-b-01", IdempotencyKey: "k 1", Fingerprint: "f", AcceptedAtMs: 1,
+		Actor: "order-service", Platform: true, RequestID: "r-1", TraceParent: "00-a-b-01", IdempotencyKey: "k 1", Fingerprint: "f", AcceptedAtMs: 1,
 	}
 	for name, e := range examples() {
 		for _, meta := range []Meta{full, {}} {
@@ -131,8 +131,8 @@ func TestMetadataLeavesOutWhatIsNotThere(t *testing.T) {
 	// the names are permanent: they stand in every stored entry
 	require.Equal(t, map[string]string{
 		"kind": "topic.created", "tenant": "t", "version": "2", "actor": "a", "request": "r", "traceparent": "p",
-		"idempotencyKey": "k", "fingerprint": "f",
-	}, Meta{Actor: "a", RequestID: "r", TraceParent: "p", IdempotencyKey: "k", Fingerprint: "f", AcceptedAtMs: 9}.Metadata(KindTopicCreated, "t", 2))
+		"idempotencyKey": "k", "fingerprint": "f", "platform": "1",
+	}, Meta{Actor: "a", Platform: true, RequestID: "r", TraceParent: "p", IdempotencyKey: "k", Fingerprint: "f", AcceptedAtMs: 9}.Metadata(KindTopicCreated, "t", 2))
 }
 
 func TestParseRecordRefuses(t *testing.T) {

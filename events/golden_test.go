@@ -126,6 +126,9 @@ func examples() map[string]Event {
 		"subscription.created.joined": SubscriptionCreated{
 			SubscriptionConfig: hookConfig(), Joined: Joined{Group: "hooks", Began: true, Backlog: 7},
 		},
+		"subscription.created.offsets": SubscriptionCreated{
+			SubscriptionConfig: hookConfig(), Joined: Joined{Group: "hooks", Began: true, Backlog: 7, Offsets: []int64{3, 4}},
+		},
 		"subscription.updated.secret": SubscriptionUpdated{SubscriptionConfig: hookConfig()},
 		"subscription.deleted.scheduled": SubscriptionDeleted{
 			SubscriptionID: subscriptionID, TopicID: topicID, ConsumerGroup: "g", ConsumerName: "c", Discarded: Discarded{Scheduled: 1},
@@ -134,6 +137,9 @@ func examples() map[string]Event {
 		"subscription.stopped":       SubscriptionStopped{SubscriptionID: subscriptionID, TopicID: topicID, Reason: "its webhook answered 410"},
 		"subscription.sought": SubscriptionSought{
 			SubscriptionID: subscriptionID, TopicID: topicID, To: "earliest", Moved: Moved{Group: "billing", Before: 3, After: 12, Older: true},
+		},
+		"subscription.sought.offsets": SubscriptionSought{
+			SubscriptionID: subscriptionID, TopicID: topicID, To: "42", Moved: Moved{Group: "billing", After: 12, Offsets: []int64{42, 2}, AttemptsBefore: 3},
 		},
 		"schedule.created": ScheduleCreated{ScheduleConfig{
 			ScheduleID: scheduleID, TopicID: topicID, Name: "nightly", Cron: "0 3 * * *", TimeZone: "Europe/Berlin", Key: "k",
@@ -207,7 +213,7 @@ func stored(t testing.TB, e Event) []byte {
 		KindSubscriptionSought:  func() any { return e.(SubscriptionSought).Moved },
 		KindSubscriptionCreated: func() any { return e.(SubscriptionCreated).Joined },
 	}[e.Kind()]
-	if created, ok := e.(SubscriptionCreated); ok && created.Joined == (Joined{}) {
+	if created, ok := e.(SubscriptionCreated); ok && reflect.DeepEqual(created.Joined, Joined{}) {
 		return append(frame.Head, '}') // as it was before the log completed it
 	}
 	if given == nil {

@@ -86,6 +86,9 @@ type Guard struct {
 // group's retry stream. Every attempt is an entry of its own, so the name also
 // fences: once the attempt is settled, nobody can settle it again.
 type Lease struct {
+	// Life is the log's, from one loss of Redis' data to the next: names of entries come
+	// again.
+	Life int64
 	// Stream is the partition, or StreamRetry.
 	Stream int
 	// EntryID is the entry's id in that stream.
@@ -122,6 +125,9 @@ const (
 
 // Outcome is what became of one append.
 type Outcome struct {
+	// Run is how often the log went on after it may have lost something, as the instance
+	// counts: a position is of its run.
+	Run      uint64
 	Status   Status
 	Position Position
 	// ID is the aggregate or message concerned: the one appended, or for a

@@ -28,6 +28,8 @@ type Record struct {
 type Meta struct {
 	// Actor is who asked: a token's subject, a service, or "system".
 	Actor string
+	// Platform says that the platform itself asked, which may do everything.
+	Platform bool
 	// RequestID ties the event to a line in the access log.
 	RequestID string
 	// TraceParent is the W3C trace context of the request.
@@ -46,6 +48,7 @@ const (
 	metaTenant      = "tenant"
 	metaVersion     = "version"
 	metaActor       = "actor"
+	metaPlatform    = "platform"
 	metaRequest     = "request"
 	metaTraceParent = "traceparent"
 	metaIdempotency = "idempotencyKey"
@@ -70,6 +73,9 @@ func (m Meta) AppendPairs(dst []string, kind Kind, tenantID string, version int6
 		dst = append(dst, metaVersion, strconv.FormatInt(version, 10))
 	}
 	dst = appendPair(dst, metaActor, m.Actor)
+	if m.Platform {
+		dst = append(dst, metaPlatform, "1")
+	}
 	dst = appendPair(dst, metaRequest, m.RequestID)
 	dst = appendPair(dst, metaTraceParent, m.TraceParent)
 	dst = appendPair(dst, metaIdempotency, m.IdempotencyKey)
@@ -97,7 +103,7 @@ func fromPairs(pairs []string) map[string]string {
 // payload. data is kept, not copied.
 func ParseRecord(id string, md map[string]string, data []byte) (Record, error) {
 	r := Record{ID: id, TenantID: md[metaTenant], Data: data, Meta: Meta{
-		Actor: md[metaActor], RequestID: md[metaRequest], TraceParent: md[metaTraceParent],
+		Actor: md[metaActor], Platform: md[metaPlatform] != "", RequestID: md[metaRequest], TraceParent: md[metaTraceParent],
 		IdempotencyKey: md[metaIdempotency], Fingerprint: md[metaFingerprint],
 	}}
 	shard, err := strconv.Atoi(md[MetaShard])

@@ -291,7 +291,7 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 				for batch := range chunks(s.records(t, at, state.Last), 1+int(seed)*50+round) { //nolint:gosec // small
 					changes, err := fold(batch)
 					require.NoError(t, err)
-					require.NoError(t, w.commit(t.Context(), 0, at, batch, &changes))
+					require.NoError(t, w.commit(t.Context(), "", 0, at, batch, &changes))
 					at = batch[len(batch)-1].Position
 				}
 				unsettled, published, scheduled := b.ledger(t, c.topicID)

@@ -20,7 +20,7 @@ func fold(records []events.Record) (changes, error) {
 	c := changes{
 		byMessage: map[string]*messageChange{}, bySubscription: map[string]int{},
 		changedTopics: map[string]*topicRow{}, changedSubscriptions: map[string]*subscriptionChange{},
-		topicCounts: map[string]*topicCount{}, groupCounts: map[groupKey]*groupCount{}, changedSchedules: map[string]scheduleChange{},
+		topicCounts: map[string]*topicCount{}, nextOffsets: map[partitionKey]int64{}, groupCounts: map[groupKey]*groupCount{}, changedSchedules: map[string]scheduleChange{},
 	}
 	for i := range records {
 		if err := c.apply(records[i]); err != nil {
@@ -128,6 +128,7 @@ func (c *changes) publish(r events.Record, e events.MessagePublished) error {
 	c.published = append(c.published, row)
 	c.byMessage[e.MessageID] = &row.messageChange
 	c.topicCount(e.TopicID).published++
+	c.nextOffsets[partitionKey{e.TopicID, e.Partition}] = e.Offset + 1
 	return nil
 }
 

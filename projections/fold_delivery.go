@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -9,6 +10,12 @@ import (
 
 // groupKey names a consumer group of a topic, as deliveries do.
 type groupKey struct{ topicID, group string }
+
+// partitionKey names a partition of a topic.
+type partitionKey struct {
+	topicID   string
+	partition int
+}
 
 // topicCount is what a batch adds to a topic's counts.
 type topicCount struct{ published, scheduled int64 }
@@ -94,6 +101,7 @@ func (c *changes) endTopicGroups(topicID string) {
 		}
 	}
 	delete(c.topicCounts, topicID)
+	maps.DeleteFunc(c.nextOffsets, func(key partitionKey, _ int64) bool { return key.topicID == topicID })
 	c.deadLetters = slices.DeleteFunc(c.deadLetters, func(l deadLetter) bool { return l.TopicID == topicID })
 	c.schedules = slices.DeleteFunc(c.schedules, func(s *scheduleRow) bool { return s.TopicID == topicID })
 }
@@ -165,6 +173,7 @@ func (c *changes) release(r events.Record, e events.MessageReleased) {
 	m := c.message(e.MessageID)
 	m.rise(statusPublished, 0)
 	m.releasedAt, m.offset = r.Position.Time(), e.Offset
+	c.nextOffsets[partitionKey{e.TopicID, e.Partition}] = e.Offset + 1
 	n := c.topicCount(e.TopicID)
 	n.published++
 	n.scheduled--

@@ -52,7 +52,7 @@ func scanRecord(row pgx.CollectableRow, shard int) (events.Record, error) {
 		return r, fmt.Errorf("metadata of event %s: %w", r.ID, err)
 	}
 	r.Meta = events.Meta{
-		Actor: m.Actor, RequestID: m.RequestID, TraceParent: m.TraceParent,
+		Actor: m.Actor, Platform: m.Platform != "", RequestID: m.RequestID, TraceParent: m.TraceParent,
 		IdempotencyKey: m.IdempotencyKey, Fingerprint: m.Fingerprint,
 	}
 	var err error
@@ -61,17 +61,4 @@ func scanRecord(row pgx.CollectableRow, shard int) (events.Record, error) {
 		return r, fmt.Errorf("event %s at %d/%d: %w", r.ID, shard, position, err)
 	}
 	return r, nil
-}
-
-// Folded reports whether anything of the log was ever folded into this database.
-func Folded(ctx context.Context, q Querier) (bool, error) {
-	rows, err := q.Query(ctx, `SELECT EXISTS (SELECT FROM projection_checkpoints WHERE position > 0)`)
-	if err != nil {
-		return false, fmt.Errorf("look for checkpoints: %w", err)
-	}
-	folded, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[bool])
-	if err != nil {
-		return false, fmt.Errorf("look for checkpoints: %w", err)
-	}
-	return folded, nil
 }

@@ -29,7 +29,7 @@ func (b *testBundle) foldAll(t testing.TB, h *history, size int) {
 		rest = rest[len(batch):]
 		c, err := fold(batch)
 		require.NoError(t, err)
-		require.NoError(t, w.commit(t.Context(), 0, at, batch, &c))
+		require.NoError(t, w.commit(t.Context(), "", 0, at, batch, &c))
 		at = batch[len(batch)-1].Position
 	}
 }
@@ -165,7 +165,7 @@ func TestACheckpointThatMovedStopsTheWrite(t *testing.T) {
 	more := h.records[len(h.records)-1:]
 	c, err := fold(more)
 	require.NoError(t, err)
-	err = newWriter(b.conn(t).PgConn()).commit(t.Context(), 0, more[0].Position-1, more, &c)
+	err = newWriter(b.conn(t).PgConn()).commit(t.Context(), "", 0, more[0].Position-1, more, &c)
 	require.ErrorContains(t, err, "checkpoint of read/0 is not at")
 	require.Equal(t, before, b.dump(t))
 }
@@ -183,14 +183,14 @@ func TestABatchIsWrittenWholeOrNotAtAll(t *testing.T) {
 	require.NoError(t, err)
 	c, err := fold(h.records)
 	require.NoError(t, err)
-	require.Error(t, w.commit(t.Context(), 0, 0, h.records, &c))
+	require.Error(t, w.commit(t.Context(), "", 0, 0, h.records, &c))
 	for table, rows := range b.dump(t) {
 		require.Empty(t, rows, table)
 	}
 	// and the connection is good for the next try
 	_, err = b.pool.Exec(t.Context(), `ALTER TABLE message_subscriptions DROP CONSTRAINT message_subscriptions_last_consumed_at_check`)
 	require.NoError(t, err)
-	require.NoError(t, w.commit(t.Context(), 0, 0, h.records, &c))
+	require.NoError(t, w.commit(t.Context(), "", 0, 0, h.records, &c))
 	require.True(t, b.verify(t, 100).OK())
 }
 
@@ -340,7 +340,7 @@ func BenchmarkCommit(b *testing.B) {
 				b.StartTimer()
 				c, err := fold(h.records)
 				require.NoError(b, err)
-				require.NoError(b, w.commit(b.Context(), 0, at, h.records, &c))
+				require.NoError(b, w.commit(b.Context(), "", 0, at, h.records, &c))
 				at = h.records[len(h.records)-1].Position
 				n += len(h.records)
 				h.records = h.records[:0]
@@ -451,7 +451,7 @@ func TestVerifyFoldsEveryShard(t *testing.T) {
 		require.NoError(t, err)
 		c, err := fold(h.records)
 		require.NoError(t, err)
-		require.NoError(t, w.commit(t.Context(), shard, 0, h.records, &c))
+		require.NoError(t, w.commit(t.Context(), "", shard, 0, h.records, &c))
 		total += len(h.records)
 	}
 	report, err := Verify(t.Context(), b.conn(t), VerifyOptions{Shards: 3, Batch: 7})

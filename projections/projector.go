@@ -9,6 +9,7 @@ import (
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/tallymq/tallymq/events"
@@ -44,6 +45,12 @@ type Config struct {
 	Shard int
 	// Connect opens the projector's own connection: it holds the lock and writes.
 	Connect func(ctx context.Context) (*pgx.Conn, error)
+	// Run is the run id of the Redis process that the log is read from, nil for none: see
+	// [Admit].
+	Run func() string
+	// Stale is told when a batch was refused because the log is another run's by now, or
+	// the checkpoint was moved; nil for nobody. It must not block.
+	Stale func()
 	// Source returns a subscriber to the shard's log, and the topic to subscribe
 	// to. It delivers what stands after a position, in order; what stands before
 	// is recognized and left out.
@@ -110,9 +117,13 @@ func (p *Projector) runOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	run := ""
+	if p.cfg.Run != nil {
+		run = p.cfg.Run()
+	}
 	p.cfg.Committed(at)
 	p.cfg.Logger.Debug("projector is active", "shard", p.cfg.Shard, "position", int64(at))
-	return p.follow(ctx, newWriter(conn.PgConn()), at)
+	return p.follow(ctx, newWriter(conn.PgConn()), run, at)
 }
 
 // lock returns once this connection holds the shard's lock, for as long as it
@@ -168,7 +179,7 @@ type decoded struct {
 
 // follow folds what comes after a position. Decoding runs ahead while a
 // transaction is under way; whatever has come meanwhile is the next batch.
-func (p *Projector) follow(ctx context.Context, w *writer, at events.Position) error {
+func (p *Projector) follow(ctx context.Context, w *writer, run string, at events.Position) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	source, topic := p.cfg.Source(at)
@@ -192,7 +203,7 @@ func (p *Projector) follow(ctx context.Context, w *writer, at events.Position) e
 			}
 		}
 		if len(records) > 0 {
-			if err := p.commit(ctx, w, at, records); err != nil {
+			if err := p.commit(ctx, w, run, at, records); err != nil {
 				return err
 			}
 			at = last
@@ -204,14 +215,17 @@ func (p *Projector) follow(ctx context.Context, w *writer, at events.Position) e
 	}
 }
 
-func (p *Projector) commit(ctx context.Context, w *writer, at events.Position, records []events.Record) error {
+func (p *Projector) commit(ctx context.Context, w *writer, run string, at events.Position, records []events.Record) error {
 	c, err := fold(records)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if err := w.commit(ctx, p.cfg.Shard, at, records, &c); err != nil {
+	if err := w.commit(ctx, run, p.cfg.Shard, at, records, &c); err != nil {
+		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == serializationFailure && p.cfg.Stale != nil {
+			p.cfg.Stale()
+		}
 		return err
 	}
 	p.cfg.Committed(records[len(records)-1].Position)
@@ -282,5 +296,8 @@ func gather(ctx context.Context, ready <-chan decoded) ([]decoded, error) {
 	}
 	return batch, nil
 }
+
+// serializationFailure is PostgreSQL's SQLSTATE of what advance_checkpoint refuses.
+const serializationFailure = "40001"
 
 var errLogEnded = errors.New("the subscription to the log ended")

@@ -65,6 +65,7 @@ type changes struct {
 	lastConsumed []lastConsumed
 
 	topicCounts map[string]*topicCount
+	nextOffsets map[partitionKey]int64
 	groupCounts map[groupKey]*groupCount
 	deadLetters []deadLetter
 	revivals    []revival

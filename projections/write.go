@@ -75,11 +75,11 @@ func (w *writer) run(ctx context.Context, statements []statement) error {
 // commit writes a batch in one transaction and one round trip: the checkpoint's
 // move first, which fails where it does not stand at from, then history and read
 // tables.
-func (w *writer) commit(ctx context.Context, shard int, from events.Position, records []events.Record, c *changes) error {
+func (w *writer) commit(ctx context.Context, run string, shard int, from events.Position, records []events.Record, c *changes) error {
 	statements := make([]statement, 0, 6)
-	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint)`, params: [][]byte{
+	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text)`, params: [][]byte{
 		[]byte(Name), binary.BigEndian.AppendUint16(nil, uint16(shard)), //nolint:gosec // a shard
-		bigint(int64(from)), bigint(int64(records[len(records)-1].Position)),
+		bigint(int64(from)), bigint(int64(records[len(records)-1].Position)), []byte(run),
 	}})
 	history, err := historyStatement(shard, records)
 	if err != nil {
@@ -101,10 +101,19 @@ func bigint(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n
 // historyMeta is the JSON of event_history.metadata.
 type historyMeta struct {
 	Actor          string `json:"actor,omitempty"`
+	Platform       string `json:"platform,omitempty"`
 	RequestID      string `json:"requestId,omitempty"`
 	TraceParent    string `json:"traceparent,omitempty"`
 	IdempotencyKey string `json:"idempotencyKey,omitempty"`
 	Fingerprint    string `json:"fingerprint,omitempty"`
+}
+
+// platformText is how the JSON says that the platform itself asked: its values are texts.
+func platformText(isPlatform bool) string {
+	if isPlatform {
+		return "true"
+	}
+	return ""
 }
 
 const insertHistory = `
@@ -120,7 +129,7 @@ func historyStatement(shard int, records []events.Record) (statement, error) {
 	for _, r := range records {
 		refs := events.RefsOf(r.Event)
 		meta, err := json.Marshal(historyMeta{
-			Actor: r.Meta.Actor, RequestID: r.Meta.RequestID, TraceParent: r.Meta.TraceParent,
+			Actor: r.Meta.Actor, Platform: platformText(r.Meta.Platform), RequestID: r.Meta.RequestID, TraceParent: r.Meta.TraceParent,
 			IdempotencyKey: r.Meta.IdempotencyKey, Fingerprint: r.Meta.Fingerprint,
 		})
 		err = errors.Join(err, ids.uuid(r.ID), tenants.uuid(r.TenantID), topics.uuid(refs.TopicID), subscriptions.uuid(refs.SubscriptionID))
@@ -160,6 +169,7 @@ func (c *changes) statements() ([]statement, error) {
 		{len(c.changedTopics), c.updateTopics},
 		{len(c.endedTopics), c.deleteTopicSubscriptions},
 		{len(c.endedTopics), c.deleteTopicCounts},
+		{len(c.endedTopics), c.deleteTopicOffsets},
 		{len(c.endedTopics), c.deleteTopicGroups},
 		{len(c.endedTopics), c.deleteTopicLetters},
 		{len(c.endedTopics), c.deleteTopicSchedules},
@@ -183,6 +193,7 @@ func (c *changes) statements() ([]statement, error) {
 		{len(c.groupCounts), c.beginGroups},
 		{len(c.topicCounts), c.countTopics},
 		{len(c.groupCounts), c.countGroups},
+		{len(c.nextOffsets), c.moveOffsets},
 	} {
 		if part.rows == 0 {
 			continue

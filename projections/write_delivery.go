@@ -128,6 +128,31 @@ func (c *changes) deleteTopicCounts() (statement, error) {
 	return uuidsStatement(`DELETE FROM topic_counts WHERE topic_id = ANY ($1::uuid[])`, c.endedTopics)
 }
 
+func (c *changes) deleteTopicOffsets() (statement, error) {
+	return uuidsStatement(`DELETE FROM topic_offsets WHERE topic_id = ANY ($1::uuid[])`, c.endedTopics)
+}
+
+const moveOffsets = `
+INSERT INTO topic_offsets AS t (topic_id, partition_id, next_offset)
+SELECT * FROM unnest($1::uuid[], $2::int[], $3::bigint[])
+ON CONFLICT (topic_id, partition_id) DO UPDATE SET next_offset = greatest(t.next_offset, excluded.next_offset)`
+
+func (c *changes) moveOffsets() (statement, error) {
+	cols := columns{rows: len(c.nextOffsets)}
+	ids, partitions, offsets := cols.uuid(), cols.int32(), cols.int64()
+	keys := slices.SortedFunc(maps.Keys(c.nextOffsets), func(a, b partitionKey) int {
+		return cmp.Or(cmp.Compare(a.topicID, b.topicID), cmp.Compare(a.partition, b.partition))
+	})
+	for _, key := range keys {
+		if err := ids.uuid(key.topicID); err != nil {
+			return statement{}, fmt.Errorf("topic: %w", err)
+		}
+		partitions.int32(key.partition)
+		offsets.int64(c.nextOffsets[key])
+	}
+	return cols.statement(moveOffsets), nil
+}
+
 func (c *changes) deleteTopicGroups() (statement, error) {
 	return uuidsStatement(`DELETE FROM group_counts WHERE topic_id = ANY ($1::uuid[])`, c.endedTopics)
 }

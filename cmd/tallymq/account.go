@@ -77,7 +77,7 @@ func (s *service) liveMessage(ctx context.Context, q queries.Question) (*queries
 
 // waitFolded returns once a shard's position is folded.
 func (s *service) waitFolded(ctx context.Context, shard int, position int64) error {
-	return s.log.WaitFolded(ctx, shard, events.Position(position)) //nolint:wrapcheck // says what it does
+	return s.log.WaitFolded(ctx, shard, 0, events.Position(position)) //nolint:wrapcheck // says what it does
 }
 
 // Limits of holding the ledger against Redis.

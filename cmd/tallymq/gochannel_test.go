@@ -178,7 +178,7 @@ func (s *memoryStore) committed(upTo events.Position) {
 	s.moved = make(chan struct{})
 }
 
-func (s *memoryStore) WaitFolded(ctx context.Context, _ int, position events.Position) error {
+func (s *memoryStore) WaitFolded(ctx context.Context, _ int, _ uint64, position events.Position) error {
 	for {
 		s.foldMu.Lock()
 		folded, moved := s.folded, s.moved

@@ -11,7 +11,6 @@ import (
 
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/redis"
-	"github.com/tallymq/tallymq/projections"
 )
 
 // errFinal marks what no waiting mends.
@@ -40,16 +39,15 @@ func (s *service) prepare(ctx context.Context) error {
 	if shards != strconv.Itoa(s.cfg.Shards) {
 		return fmt.Errorf("%w: SHARDS: is %d, but this store was first used with %s, which cannot be changed", errFinal, s.cfg.Shards, shards)
 	}
-	epoch, err := postgres.FixSetting(ctx, s.pool, "log_epoch", newID())
+	prefix, err := postgres.FixSetting(ctx, s.pool, "redis_key_prefix", s.cfg.RedisKeyPrefix)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}
-	folded, err := projections.Folded(ctx, s.pool)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
+	if prefix != s.cfg.RedisKeyPrefix {
+		return fmt.Errorf("%w: REDIS_KEY_PREFIX: is %q, but this store was first used with %q, which cannot be changed", errFinal, s.cfg.RedisKeyPrefix, prefix)
 	}
-	if err := redis.CheckEpoch(ctx, s.redis, s.cfg.RedisKeyPrefix, epoch, folded); err != nil {
-		return err //nolint:wrapcheck // says what it does
+	if err := s.watch.begin(ctx); err != nil {
+		return err
 	}
 	s.warnOfLoss(ctx)
 	if s.keys.tokens, err = postgres.ServiceKey(ctx, s.pool, "ack-tokens"); err != nil {

@@ -93,6 +93,7 @@ type service struct {
 	jobs     *jobs.Jobs
 
 	log        *redis.Log
+	watch      *logWatch
 	dispatcher *commands.Dispatcher
 	keys       serviceKeys
 	limiter    *limits.Limiter
@@ -222,13 +223,11 @@ func (s *service) start(ctx, work context.Context) error {
 
 // openStores returns once both stores are there and fit.
 func (s *service) openStores(ctx, work context.Context) (err error) {
-	if s.redis, err = redis.Open(s.cfg.RedisURL); err != nil {
-		return err //nolint:wrapcheck // names the variable
-	}
-	if s.readers, err = redis.OpenReaders(s.cfg.RedisURL, s.cfg.Shards); err != nil {
-		return err //nolint:wrapcheck // names the variable
-	}
 	if s.pool, err = postgres.Open(work, s.cfg.DatabaseURL); err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	s.watch = newLogWatch(&logStore{pool: s.pool, redisURL: s.cfg.RedisURL, prefix: s.cfg.RedisKeyPrefix, shards: s.cfg.Shards, logger: s.logger})
+	if s.redis, s.readers, err = redis.OpenGuarded(s.cfg.RedisURL, s.cfg.Shards, s.watch.guard); err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}
 	for {
@@ -250,7 +249,7 @@ func (s *service) openStores(ctx, work context.Context) (err error) {
 // assemble puts together what works on the stores.
 func (s *service) assemble() (err error) {
 	s.log = redis.New(redis.Config{
-		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
+		Client: s.redis, Readers: s.readers, Epoch: s.watch.run.epoch, Lost: s.watch.suspect, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: s.logger,
 	})
 	allowed, err := s.cfg.AllowedNetworks()
@@ -289,6 +288,7 @@ func (s *service) runParts(work context.Context) {
 		s.tokens = auth.New(auth.Config{URL: s.cfg.AuthURL, Issuer: s.cfg.Issuer(), Audience: s.cfg.AuthAudience, Logger: s.logger})
 		s.background.Go(func() { s.tokens.Run(work) })
 	}
+	s.background.Go(func() { s.watch.follow(work, s.log) })
 	s.background.Go(func() { s.log.Run(work) })
 	s.background.Go(func() { s.postMeasures(work) })
 	if s.roles.has(roleDelivery) {
@@ -313,7 +313,8 @@ func (s *service) runParts(work context.Context) {
 // project folds a shard until ctx ends.
 func (s *service) project(ctx context.Context, shard int) {
 	projections.New(projections.Config{
-		Shard:   shard,
+		Shard: shard, Run: s.watch.token,
+		Stale:   s.watch.suspect,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, s.cfg.DatabaseURL) },
 		Source: func(after events.Position) (message.Subscriber, string) {
 			return s.log.Reader(shard, after), redis.LogStream(s.cfg.RedisKeyPrefix, shard)

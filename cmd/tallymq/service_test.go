@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/infra/devstack"
+	"github.com/tallymq/tallymq/infra/redis"
 )
 
 // The README's walk, as written there.
@@ -247,8 +249,15 @@ func TestAnotherNumberOfShardsAndAForeignRedisAreRefused(t *testing.T) {
 	cfg.Shards++
 	require.ErrorContains(t, run(), "SHARDS: is 5, but this store was first used with 4")
 	cfg.Shards--
+	prefix := cfg.RedisKeyPrefix
 	cfg.RedisKeyPrefix += "other:"
-	require.ErrorContains(t, run(), "this Redis does not hold the log that Postgres has folded")
+	require.ErrorContains(t, run(), "REDIS_KEY_PREFIX: is "+strconv.Quote(cfg.RedisKeyPrefix)+", but this store was first used with "+strconv.Quote(prefix))
+	cfg.RedisKeyPrefix = prefix
+	client, err := redis.Open(cfg.RedisURL)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+	require.NoError(t, client.Set(t.Context(), prefix+"{2}:epoch", "another's", 0).Err())
+	require.ErrorContains(t, run(), "this Redis holds another store's log: it has epoch another's")
 }
 
 func TestTwoInstancesAreOneService(t *testing.T) {

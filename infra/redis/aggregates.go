@@ -79,7 +79,7 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 	k := l.shards[shardNo].keys
 	id, err := l.client.HGet(ctx, k.names(), unique).Result()
 	if errors.Is(err, goredis.Nil) {
-		return nil, events.ErrNoAggregate
+		return nil, l.missing(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
@@ -123,7 +123,7 @@ func (l *Log) find(ctx context.Context, what, id string, key func(keys, string) 
 			return nil, fmt.Errorf("load %s: %w", what, err)
 		}
 	}
-	return nil, events.ErrNoAggregate
+	return nil, l.missing(ctx)
 }
 
 // Subscription returns a subscription by id, whoever's it is, or
@@ -165,7 +165,7 @@ func (l *Log) ScheduledTopic(ctx context.Context, messageID string) (topicID str
 			return id, n, nil
 		}
 	}
-	return "", 0, events.ErrNoAggregate
+	return "", 0, l.missing(ctx)
 }
 
 // Pushed returns the ids of all subscriptions whose messages are pushed.
@@ -239,7 +239,7 @@ func (l *Log) ReserveAttempt(ctx context.Context, shardNo int, topicID, group st
 		return 0, fmt.Errorf("reserve an attempt: %w", err)
 	}
 	if n == 0 {
-		return 0, events.ErrNoAggregate
+		return 0, l.missing(ctx)
 	}
 	return n, nil
 }

@@ -26,7 +26,7 @@ type Lag struct {
 // Lag returns how far a shard's fold is behind.
 func (l *Log) Lag(ctx context.Context, shardNo int) (Lag, error) {
 	k := l.shards[shardNo].keys
-	v, err := lagScript.Run(ctx, l.client, []string{k.log()}, k.prefix).Result()
+	v, err := l.run(ctx, l.life.Load(), lagScript, k.log(), []any{k.prefix})
 	if err != nil {
 		return Lag{}, fmt.Errorf("lag of shard %d: %w", shardNo, err)
 	}
@@ -46,7 +46,7 @@ func (l *Log) Lag(ctx context.Context, shardNo int) (Lag, error) {
 func (l *Log) Check(ctx context.Context) error {
 	for n, s := range l.shards {
 		// A lease for a subscription that is none: the script runs and finds nothing.
-		err := leaseScript.Run(ctx, l.client, []string{s.keys.due()}, s.keys.prefix, "-", "-", "-", "-", -1, 1, 1, 1, 0).Err()
+		_, err := l.run(ctx, l.life.Load(), leaseScript, s.keys.due(), []any{s.keys.prefix, "-", "-", "-", "-", -1, 1, 1, 1, 0, 0, 0})
 		if err != nil {
 			return fmt.Errorf("shard %d: %w", n, err)
 		}

@@ -74,11 +74,12 @@ type dueItems struct {
 }
 
 func (l *Log) moveDueOnce(ctx context.Context, n int, s *shard, work DueWork) (more bool, err error) {
-	v, err := dueScript.Run(ctx, l.client, []string{s.keys.due()}, s.keys.prefix, dueItemsMax, dueAside.Milliseconds(), dueBytesMax).Result()
+	life := l.life.Load()
+	v, err := l.run(ctx, life, dueScript, s.keys.due(), []any{s.keys.prefix, dueItemsMax, dueAside.Milliseconds(), dueBytesMax})
 	if err != nil {
 		return false, fmt.Errorf("due script: %w", err)
 	}
-	items, err := l.readDue(n, v)
+	items, err := l.readDue(n, life, v)
 	if err != nil {
 		return false, fmt.Errorf("due script: %w", err)
 	}
@@ -101,7 +102,7 @@ func (l *Log) decideDue(ctx context.Context, n int, s *shard, items dueItems, wo
 	for _, tick := range items.ticks {
 		next, err := work.Tick(ctx, n, tick)
 		if err == nil {
-			err = tickScript.Run(ctx, l.client, []string{s.keys.due()}, s.keys.prefix, tick.ScheduleID, tick.TickMs, next).Err()
+			_, err = l.run(ctx, l.life.Load(), tickScript, s.keys.due(), []any{s.keys.prefix, tick.ScheduleID, tick.TickMs, next})
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tick of schedule %s: %w", tick.ScheduleID, err))
@@ -138,7 +139,7 @@ func (l *Log) forwarded(ctx context.Context, s *shard, member string) error {
 
 // readDue reads the due script's answer. What cannot be read (nothing of ours writes
 // it) is logged and keeps the others from nothing.
-func (l *Log) readDue(n int, v any) (dueItems, error) {
+func (l *Log) readDue(n int, life *life, v any) (dueItems, error) {
 	var r reply
 	answer := r.list(v)
 	items := dueItems{nowMs: r.int(r.at(answer, 0)), nextMs: r.int(r.at(answer, 1))}
@@ -155,7 +156,7 @@ func (l *Log) readDue(n int, v any) (dueItems, error) {
 			unreadable("lease", e.SubscriptionID, err)
 			continue
 		}
-		e.LeasedAtMs = r.int(r.at(f, 6))
+		e.LeasedAtMs, e.Life = r.int(r.at(f, 6)), life.number
 		items.expired = append(items.expired, e)
 	}
 	for _, item := range r.list(r.at(answer, 3)) {

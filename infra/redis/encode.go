@@ -128,7 +128,7 @@ func (l *Log) encodeFailed(c *call, a events.Append, e events.MessageFailed, met
 	if e.Reason == events.ReasonReleased {
 		unseen++
 	}
-	c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+	c.args = append(c.args, "F", e.TopicID, e.ConsumerGroup, strconv.Itoa(lease.Stream), c.life.entryOf(lease),
 		e.SubscriptionID, e.RetryDelayMs, strconv.Itoa(e.Attempt+1), strconv.Itoa(e.AttemptsBefore), e.MessageID, a.ID, meta, frame.Head, strconv.Itoa(unseen))
 }
 
@@ -219,7 +219,7 @@ func (l *Log) encodeChanged(c *call, a events.Append, id, topicID string, meta [
 // encodeSettled is for events that end a message's life in a group.
 func (l *Log) encodeSettled(c *call, a events.Append, op string, d events.Delivery, meta []byte, frame events.Frame) {
 	lease := a.Guard.Lease
-	c.args = append(c.args, op, d.TopicID, d.ConsumerGroup, strconv.Itoa(lease.Stream), lease.EntryID,
+	c.args = append(c.args, op, d.TopicID, d.ConsumerGroup, strconv.Itoa(lease.Stream), c.life.entryOf(lease),
 		d.SubscriptionID, strconv.Itoa(d.AttemptsBefore), a.ID, meta, frame.Head)
 }
 
@@ -231,16 +231,19 @@ func (l *Log) idempotency(a events.Append) (key, fingerprint string) {
 	if a.Meta.IdempotencyKey == "" {
 		return "", ""
 	}
-	queue := events.RefsOf(a.Event).TopicID
-	if e, creates := a.Event.(events.TopicCreated); creates {
-		queue = e.Name
+	return idempotencyName(a.TenantID, a.Event, a.Meta.IdempotencyKey), a.Meta.Fingerprint
+}
+
+func idempotencyName(tenantID string, e events.Event, key string) string {
+	queue, kind := events.RefsOf(e).TopicID, e.Kind()
+	if created, creates := e.(events.TopicCreated); creates {
+		queue = created.Name
 	}
-	kind := a.Event.Kind()
 	if kind == events.KindMessageScheduled {
 		kind = events.KindMessagePublished // a message whose time came meanwhile is the same message
 	}
-	sum := sha256.Sum256([]byte(a.TenantID + "\x00" + string(kind) + "\x00" + queue + "\x00" + a.Meta.IdempotencyKey))
-	return hex.EncodeToString(sum[:]), a.Meta.Fingerprint
+	sum := sha256.Sum256([]byte(tenantID + "\x00" + string(kind) + "\x00" + queue + "\x00" + key))
+	return hex.EncodeToString(sum[:])
 }
 
 func uniqueSubscription(group, consumer string) string { return group + "/" + consumer }

@@ -56,6 +56,8 @@ func (s *signal) raise() {
 type foldWait struct {
 	position events.Position
 	done     chan struct{}
+	// abandoned says that what stood at position may be lost, once done is closed.
+	abandoned bool
 	// at is its place in the heap, -1 once it has left.
 	at int
 }
@@ -114,6 +116,17 @@ func (t *foldTracker) wait(position events.Position) *foldWait {
 	return w
 }
 
+// abandon ends every wait.
+func (t *foldTracker) abandon() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.waiting) > 0 {
+		w := heap.Pop(&t.waiting).(*foldWait) //nolint:forcetypeassert // ours alone
+		w.abandoned = true
+		close(w.done)
+	}
+}
+
 // awaited reports whether anybody waits.
 func (t *foldTracker) awaited() bool {
 	t.mu.Lock()
@@ -130,18 +143,21 @@ func (t *foldTracker) leave(w *foldWait) {
 }
 
 // WaitFolded returns once everything up to position is folded into Postgres, on
-// whichever instance that happens, or with ctx's error.
-func (l *Log) WaitFolded(ctx context.Context, shardNo int, position events.Position) error {
+// whichever instance that happens, or with ctx's error. run is as in [events.Outcome], 0 for
+// whichever: where Redis may have lost what it had since, it returns [ErrLogLost].
+func (l *Log) WaitFolded(ctx context.Context, shardNo int, run uint64, position events.Position) error {
 	s := l.shards[shardNo]
 	w := s.folded.wait(position)
-	select {
-	case <-w.done:
-		return nil
-	default:
-	}
 	defer s.folded.leave(w)
+	// Looked at behind the wait's beginning: what comes later ends it.
+	if now := l.life.Load().run; run != 0 && run != now {
+		return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ErrLogLost)
+	}
 	select {
 	case <-w.done:
+		if w.abandoned {
+			return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ErrLogLost)
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the fold of %d/%d: %w", shardNo, position, ctx.Err())
@@ -279,9 +295,10 @@ func (l *Log) storeFolded(shardNo int, upTo events.Position) error {
 // group on the log has not finished. It returns how many entries went.
 func (l *Log) TrimLog(ctx context.Context, shardNo int, folded events.Position) (int64, error) {
 	k := l.shards[shardNo].keys
-	n, err := trimScript.Run(ctx, l.client, []string{k.log()}, k.prefix, entryID(folded)).Int64()
+	v, err := l.run(ctx, l.life.Load(), trimScript, k.log(), []any{k.prefix, entryID(folded)})
 	if err != nil {
 		return 0, fmt.Errorf("trim log: %w", err)
 	}
-	return n, nil
+	var r reply
+	return r.int(v), r.err
 }

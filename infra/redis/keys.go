@@ -30,6 +30,14 @@ func (k keys) push() string              { return k.prefix + "push" }
 func (k keys) folded() string            { return k.prefix + "folded" }
 func (k keys) trimmed() string           { return k.prefix + "trimmed" }
 func (k keys) wake() string              { return k.prefix + "wake" }
+func (k keys) epoch() string             { return k.prefix + "epoch" }
+func (k keys) queue(topicID string, partition int) string {
+	return k.prefix + "q:" + topicID + ":" + strconv.Itoa(partition)
+}
+
+func (k keys) retry(topicID, group string) string {
+	return k.prefix + "retry:" + topicID + ":" + group
+}
 
 // QueueStream is the key of the stream that holds a topic's partition. Entries
 // are in watermill-redisstream's format, so a stock subscriber can read them.

@@ -79,17 +79,18 @@ func (l *Log) leaseNow(ctx context.Context, req events.LeaseRequest) (leased []e
 	// up does not cancel it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
-	v, err := leaseScript.Run(ctx, l.client, []string{s.keys.due()},
+	life := l.life.Load()
+	v, err := l.run(ctx, life, leaseScript, s.keys.due(), []any{
 		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
 		req.MessagesMax, req.For.Milliseconds(), req.BytesMax, leaseStart.Add(1), flag(req.Ordered), keptPerPartition,
-	).Result()
+	})
 	if err != nil {
 		if strings.Contains(err.Error(), "NOGROUP") {
 			return nil, false, events.ErrStale
 		}
 		return nil, false, fmt.Errorf("lease: %w", err)
 	}
-	return l.readLeases(req, v)
+	return l.readLeases(req, life, v)
 }
 
 // readLeased reads an entry of a partition's stream or of a retry stream. A fresh
@@ -145,12 +146,13 @@ func readLeased(stream, entry string, fields []any, attemptsBefore int64) (event
 // that end in ms since 1970, and for each lease whether it was still held.
 func (l *Log) Extend(ctx context.Context, shardNo int, topicID, group, subscriptionID string, leases []events.Lease, d time.Duration) (int64, []bool, error) {
 	s := l.shards[shardNo]
+	life := l.life.Load()
 	args := make([]any, 0, 5+2*len(leases))
 	args = append(args, s.keys.prefix, topicID, group, subscriptionID, d.Milliseconds())
 	for _, lease := range leases {
-		args = append(args, strconv.Itoa(lease.Stream), lease.EntryID)
+		args = append(args, strconv.Itoa(lease.Stream), life.entryOf(lease))
 	}
-	v, err := extendScript.Run(ctx, l.client, []string{s.keys.due()}, args...).Result()
+	v, err := l.run(ctx, life, extendScript, s.keys.due(), args)
 	if err != nil {
 		return 0, nil, fmt.Errorf("extend: %w", err)
 	}

@@ -192,7 +192,7 @@ func TestWaitsForFoldsThatEndLeaveNothingBehind(t *testing.T) {
 	var waits sync.WaitGroup
 	for n := range 50 {
 		waits.Go(func() {
-			if err := b.log.WaitFolded(ctx, 0, events.Position(1000-n%7)); err == nil {
+			if err := b.log.WaitFolded(ctx, 0, 0, events.Position(1000-n%7)); err == nil {
 				t.Error("a fold that never was")
 			}
 		})

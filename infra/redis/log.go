@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -38,6 +39,11 @@ type Config struct {
 	// Readers is for those who follow a log: each holds a connection while it waits.
 	// Nil is Client.
 	Readers goredis.UniversalClient
+	// Epoch is what the log is known by, empty for whatever it is.
+	Epoch string
+	// Lost is told when Redis turned out not to hold the log that is known by Epoch; nil
+	// for nobody. It must not block.
+	Lost func()
 	// Prefix starts every key, REDIS_KEY_PREFIX.
 	Prefix string
 	// Shards is the store's number of shards, fixed when it is first used.
@@ -66,6 +72,8 @@ type Log struct {
 	// wakeSilence is the constant, but for tests.
 	wakeSilence time.Duration
 	moved       signal
+	// life is the log's, from one loss of Redis' data to the next.
+	life atomic.Pointer[life]
 	// changed is raised when an aggregate changed.
 	changed signal
 	closing chan struct{}
@@ -92,7 +100,9 @@ type call struct {
 	dueIn time.Duration
 	out   []events.Outcome
 	err   error
-	done  chan struct{}
+	// life is the log's for which it was encoded.
+	life *life
+	done chan struct{}
 }
 
 var _ events.Log = (*Log)(nil)
@@ -100,6 +110,7 @@ var _ events.Log = (*Log)(nil)
 // New returns a log that accepts appends at once.
 func New(cfg Config) *Log {
 	l := &Log{cfg: cfg, client: cfg.Client, wakeSilence: wakeSilence, closing: make(chan struct{})}
+	l.life.Store(newLife(cfg.Epoch, 1))
 	l.aggregates.init()
 	l.hub.init()
 	for n := range cfg.Shards {
@@ -130,7 +141,7 @@ func (l *Log) Append(ctx context.Context, shardNo int, batch []events.Append) ([
 	if len(batch) == 0 {
 		return nil, nil
 	}
-	c := &call{ops: len(batch), done: make(chan struct{})}
+	c := &call{ops: len(batch), life: l.life.Load(), done: make(chan struct{})}
 	if err := l.encode(c, batch); err != nil {
 		return nil, err
 	}
@@ -191,13 +202,18 @@ func (l *Log) appendGroup(s *shard, group []*call) {
 	}
 	args := make([]any, 0, n)
 	args = append(args, s.keys.prefix, keptPerPartition, l.cfg.QueueLengthMax)
+	life := l.life.Load()
 	for _, c := range group {
+		if c.life != life {
+			c.err = fmt.Errorf("append: %w", ErrLogLost)
+			continue
+		}
 		args = append(args, c.args...)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	v, err := appendScript.Run(ctx, l.client, []string{s.keys.log()}, args...).Result()
-	if err != nil {
+	v, err := l.run(ctx, life, appendScript, s.keys.log(), args)
+	if err != nil && !errors.Is(err, ErrLogLost) {
 		err = fmt.Errorf("append: %w: %w", events.ErrOutcomeUnknown, err)
 	}
 	var r reply
@@ -207,9 +223,15 @@ func (l *Log) appendGroup(s *shard, group []*call) {
 	}
 	next := 0
 	for _, c := range group {
+		if c.err != nil {
+			close(c.done)
+			continue
+		}
 		c.err = err
 		for i := 0; err == nil && i < c.ops; i++ {
-			c.out = append(c.out, r.outcome(r.at(answers, next)))
+			out := r.outcome(r.at(answers, next))
+			out.Run = life.run
+			c.out = append(c.out, out)
 			next++
 		}
 		if r.err != nil {

@@ -22,23 +22,24 @@ func (l *Log) Resume(ctx context.Context, req events.LeaseRequest) ([]events.Lea
 	s := l.shards[req.Shard]
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	v, err := resumeScript.Run(ctx, l.client, []string{s.keys.due()},
+	life := l.life.Load()
+	v, err := l.run(ctx, life, resumeScript, s.keys.due(), []any{
 		s.keys.prefix, req.TopicID, req.Group, req.Consumer, req.SubscriptionID, req.SubscriptionVersion,
 		req.MessagesMax, req.For.Milliseconds(), req.BytesMax,
-	).Result()
+	})
 	if err != nil {
 		if strings.Contains(err.Error(), "NOGROUP") {
 			return nil, events.ErrStale
 		}
 		return nil, fmt.Errorf("resume: %w", err)
 	}
-	leased, _, err := l.readLeases(req, v)
+	leased, _, err := l.readLeases(req, life, v)
 	return leased, err
 }
 
 // readLeases reads a script's answer {status, now, {{stream, entry id, fields}…},
 // attempts before, 1 for more}, and notes when the leases end.
-func (l *Log) readLeases(req events.LeaseRequest, v any) (leased []events.Leased, more bool, err error) {
+func (l *Log) readLeases(req events.LeaseRequest, life *life, v any) (leased []events.Leased, more bool, err error) {
 	var r reply
 	answer := r.list(v)
 	status, now := r.int(r.at(answer, 0)), r.int(r.at(answer, 1))
@@ -55,7 +56,7 @@ func (l *Log) readLeases(req events.LeaseRequest, v any) (leased []events.Leased
 			l.cfg.Logger.Error("message that cannot be read", "shard", req.Shard, "topic", req.TopicID, "group", req.Group, "error", err)
 			continue
 		}
-		m.LeasedAtMs = now
+		m.LeasedAtMs, m.Life = now, life.number
 		leased = append(leased, m)
 	}
 	if len(answer) > 4 {

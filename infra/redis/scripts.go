@@ -7,6 +7,9 @@ import (
 	goredis "github.com/redis/go-redis/v9"
 )
 
+//go:embed scripts/fence.lua
+var fenceSource string
+
 //go:embed scripts/common.lua
 var commonSource string
 
@@ -41,16 +44,16 @@ var whereSource string
 var lagSource string
 
 var (
-	appendScript = goredis.NewScript(commonSource + appendSource)
-	leaseScript  = goredis.NewScript(commonSource + leaseSource)
-	resumeScript = goredis.NewScript(commonSource + resumeSource)
-	extendScript = goredis.NewScript(extendSource)
-	dueScript    = goredis.NewScript(commonSource + dueSource)
-	tickScript   = goredis.NewScript(tickSource)
-	trimScript   = goredis.NewScript(trimSource)
-	stateScript  = goredis.NewScript(commonSource + stateSource)
-	whereScript  = goredis.NewScript(commonSource + whereSource)
-	lagScript    = goredis.NewScript(lagSource)
+	appendScript = goredis.NewScript(fenceSource + commonSource + appendSource)
+	leaseScript  = goredis.NewScript(fenceSource + commonSource + leaseSource)
+	resumeScript = goredis.NewScript(fenceSource + commonSource + resumeSource)
+	extendScript = goredis.NewScript(fenceSource + extendSource)
+	dueScript    = goredis.NewScript(fenceSource + commonSource + dueSource)
+	tickScript   = goredis.NewScript(fenceSource + tickSource)
+	trimScript   = goredis.NewScript(fenceSource + trimSource)
+	stateScript  = goredis.NewScript(fenceSource + commonSource + stateSource)
+	whereScript  = goredis.NewScript(fenceSource + commonSource + whereSource)
+	lagScript    = goredis.NewScript(fenceSource + lagSource)
 )
 
 // reply reads a script's nested arrays, remembering the first thing that was not

@@ -32,7 +32,7 @@ func TestASeekKnowsWhatWasTrimmed(t *testing.T) {
 	topic := b.topic(t, "orders", 1)
 	req := topic.subscription(t, "g", "earliest")
 	moved, older := topic.seek(t, req, "earliest")
-	require.Equal(t, events.Moved{Group: "g"}, moved)
+	require.Equal(t, events.Moved{Group: "g", Offsets: []int64{0}, AttemptsBefore: 1}, moved)
 	require.False(t, older)
 	topic.publish(t, "", keptPerPartition+2000)
 	// given that the first ones are settled and trimmed, and others are not

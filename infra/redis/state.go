@@ -73,15 +73,16 @@ func (l *Log) TopicStates(ctx context.Context, topics []TopicRef) ([]TopicState,
 	states := make([]TopicState, 0, len(topics))
 	for chunk := range slices.Chunk(topics, topicStatesMax) {
 		calls := make([]*goredis.Cmd, len(chunk))
+		epoch := l.life.Load().epoch
 		_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
 			for i, t := range chunk {
 				k := l.shards[t.Shard].keys
-				calls[i] = stateScript.Eval(ctx, p, []string{k.due()}, k.prefix, t.TopicID, t.Partitions)
+				calls[i] = stateScript.Eval(ctx, p, []string{k.due()}, k.prefix, t.TopicID, t.Partitions, epoch)
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("states of %d topics: %w", len(chunk), err)
+			return nil, fmt.Errorf("states of %d topics: %w", len(chunk), l.lost(err))
 		}
 		for i, call := range calls {
 			s, err := readTopicState(call.Val())
@@ -97,7 +98,7 @@ func (l *Log) TopicStates(ctx context.Context, topics []TopicRef) ([]TopicState,
 // TopicState returns a topic's live state, in one round trip.
 func (l *Log) TopicState(ctx context.Context, shardNo int, topicID string, partitions int) (TopicState, error) {
 	k := l.shards[shardNo].keys
-	v, err := stateScript.Run(ctx, l.client, []string{k.due()}, k.prefix, topicID, partitions).Result()
+	v, err := l.run(ctx, l.life.Load(), stateScript, k.due(), []any{k.prefix, topicID, partitions})
 	if err != nil {
 		return TopicState{}, fmt.Errorf("topic state: %w", err)
 	}

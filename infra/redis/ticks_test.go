@@ -60,7 +60,7 @@ func TestATickMovesOnOnceItIsDone(t *testing.T) {
 	require.Equal(t, next, topic.next(t, id))
 	// whoever is late moves nothing
 	s := b.log.shards[topic.shard]
-	moved, err := tickScript.Run(t.Context(), b.client, []string{s.keys.due()}, s.keys.prefix, id, past, past+1).Int()
+	moved, err := tickScript.Run(t.Context(), b.client, []string{s.keys.due()}, s.keys.prefix, id, past, past+1, "").Int()
 	require.NoError(t, err)
 	require.Zero(t, moved)
 	require.Equal(t, next, topic.next(t, id))

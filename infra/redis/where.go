@@ -26,7 +26,7 @@ type Place struct {
 // looks through a bounded number of retries.
 func (l *Log) Where(ctx context.Context, shardNo int, topicID, group, messageID string, partition int, offset int64) (Place, error) {
 	k := l.shards[shardNo].keys
-	v, err := whereScript.Run(ctx, l.client, []string{k.due()}, k.prefix, topicID, group, messageID, partition, offset).Result()
+	v, err := l.run(ctx, l.life.Load(), whereScript, k.due(), []any{k.prefix, topicID, group, messageID, partition, offset})
 	if err != nil {
 		return Place{}, fmt.Errorf("where a message is: %w", err)
 	}

@@ -418,6 +418,14 @@ ops.D = function(i)
   return { OK, record(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5] .. ARGV[i + 6] .. discarded .. '}'), id, 0, 0 }, i + 7
 end
 
+-- The offset of the first message that a partition's stream holds, or the next one.
+local function first_offset(key, next_one)
+  local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  return head and tonumber(string.match(head[1], '%-(%d+)$')) - 1 or next_one
+end
+
+local function offsets_field(offsets) return ',"offsets":[' .. table.concat(offsets, ',') .. ']' end
+
 -- Subscription created: id, version, state, topic, topic version, group, unique
 -- name, start, idempotency key, fingerprint, ttl, whether to push, uuid, metadata, event
 -- head, event tail
@@ -436,18 +444,22 @@ ops.S = function(i)
   redis.call('HSET', names, ARGV[i + 6], id)
   -- A group that is there already keeps its place: members join, they do not seek.
   if redis.call('HEXISTS', prefix .. 'groups:' .. owner, group) == 0 then
-    local held = 0
+    local held, offsets = 0, {}
     for p = 0, partitions_of(owner) - 1 do
       local key = prefix .. 'q:' .. owner .. ':' .. p
       create_group(key, group, ARGV[i + 7])
-      held = held + redis.call('XLEN', key)
+      local first = next_offset(owner, t, int(p))
+      if ARGV[i + 7] ~= '$' then
+        first = first_offset(key, first)
+        held = held + redis.call('XLEN', key)
+      end
+      offsets[#offsets + 1] = int(first)
     end
     create_group(prefix .. 'retry:' .. owner .. ':' .. group, group, '0')
-    if ARGV[i + 7] == '$' then held = 0 end
     redis.call('HINCRBY', prefix .. 'topic:' .. owner, 'g:' .. group, 1)
     redis.call('HSET', prefix .. 'groups:' .. owner, group, int(t.n - held))
     t.f, t.dirty = settled_by_all(owner), true
-    joined = joined .. ',"began":true' .. (held > 0 and ',"backlog":' .. int(held) or '')
+    joined = joined .. ',"began":true' .. (held > 0 and ',"backlog":' .. int(held) or '') .. offsets_field(offsets)
   end
   local pos = record(ARGV[i + 12], ARGV[i + 13], ARGV[i + 14] .. ARGV[i + 15] .. joined .. '}}')
   redis.call('HSET', prefix .. 'sub:' .. id, 'v', ARGV[i + 1], 's', ARGV[i + 2], 'c', pos, 'u', pos)
@@ -662,12 +674,11 @@ ops.G = function(i)
   redis.call('XTRIM', retries, 'MAXLEN', 0)
   redis.call('XGROUP', 'DESTROY', retries, group)
   create_group(retries, group, '$')
-  local unsettled_after, older = 0, false
+  local unsettled_after, older, offsets = 0, false, {}
   for p = 0, partitions_of(owner) - 1 do
     local key = prefix .. 'q:' .. owner .. ':' .. p
     local next_one = next_offset(owner, t, int(p))
-    local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-    local first = head and tonumber(string.match(head[1], '%-(%d+)$')) - 1 or next_one
+    local first = first_offset(key, next_one)
     local at = first
     if to == 'latest' then
       at = next_one
@@ -685,6 +696,7 @@ ops.G = function(i)
     redis.pcall('XGROUP', 'DESTROY', key, group)
     create_group(key, group, '0-' .. int(at))
     unsettled_after = unsettled_after + next_one - at
+    offsets[#offsets + 1] = int(at)
   end
   redis.call('HSET', prefix .. 'groups:' .. owner, group, int(t.n - unsettled_after))
   redis.call('HINCRBY', prefix .. 'topic:' .. owner, 'g:' .. group, 1)
@@ -693,7 +705,7 @@ ops.G = function(i)
   t.groups[group] = nil
   t.f, t.dirty = settled_by_all(owner), true
   local moved = '{"group":"' .. group .. '","before":' .. int(unsettled_before) .. ',"after":' .. int(unsettled_after)
-    .. (older and ',"older":true' or '') .. '}'
+    .. (older and ',"older":true' or '') .. offsets_field(offsets) .. ',"attemptsBefore":' .. int(highest) .. '}'
   local pos = record(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8] .. ARGV[i + 9] .. moved .. '}')
   wakeup('s ' .. owner .. ' ' .. group)
   return { OK, pos, id, older and 1 or 0, 0 }, i + 10

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	goredis "github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/infra/redis"
+	"github.com/tallymq/tallymq/projections"
+)
+
+// Limits of watching the log.
+const (
+	// logWatchEvery is how often an instance makes sure that Redis still has the log,
+	// although nothing said otherwise, and says so to the others. For logSeenFor nobody
+	// puts the log back into another Redis then.
+	logWatchEvery = 2 * time.Second
+	logSeenFor    = 5 * time.Second
+	// logRetryMin and logRetryMax are after what pause it looks again where it could not
+	// find out.
+	logRetryMin = 50 * time.Millisecond
+	logRetryMax = 2 * time.Second
+	// repairLockRetry is how often one looks whether another one has put Redis back.
+	repairLockRetry = 200 * time.Millisecond
+	// restoreShards is how many shards are put back at once.
+	restoreShards = 2
+)
+
+// logStore finds out whether a Redis has the log that Postgres has folded, and puts it back
+// where it has not.
+type logStore struct {
+	pool     *pgxpool.Pool
+	redisURL string
+	prefix   string
+	shards   int
+	logger   *slog.Logger
+	// progress is told of what is put back, of each shard.
+	progress func(shard int, events, messages int64)
+}
+
+// logRun is a run of the log: a Redis process, and what the log in it is known by.
+type logRun struct{ process, epoch string }
+
+// token names the run to projectors; see projections.Admit.
+func (r logRun) token() string { return r.process + " " + r.epoch }
+
+// admit returns the run of the log that Redis has, whatever it takes: where Redis has lost
+// what Postgres knows of, it is put back first.
+func (l *logStore) admit(ctx context.Context) (logRun, error) {
+	client, err := redis.OpenOne(l.redisURL)
+	if err != nil {
+		return logRun{}, err //nolint:wrapcheck // names the variable
+	}
+	defer func() { _ = client.Close() }()
+	run, lost, err := l.look(ctx, client)
+	if err != nil || lost == "" {
+		return run, err
+	}
+	return l.repair(ctx, client, false)
+}
+
+// look finds out what Redis has. lost says in words what is missing, and is empty where
+// nothing is: then projectors may fold from that run, and no other.
+func (l *logStore) look(ctx context.Context, client goredis.UniversalClient) (run logRun, lost string, err error) {
+	if run.epoch, err = postgres.FixEpoch(ctx, l.pool, newID()); err != nil {
+		return run, "", err //nolint:wrapcheck // says what it does
+	}
+	sight, err := redis.Look(ctx, client, l.prefix, l.shards)
+	if err != nil {
+		return run, "", err //nolint:wrapcheck // says what it does
+	}
+	run.process = sight.Run
+	known, err := postgres.Epochs(ctx, l.pool)
+	if err != nil {
+		return run, "", err //nolint:wrapcheck // says what it does
+	}
+	for _, epoch := range sight.Epochs {
+		if name := strings.TrimPrefix(epoch, redis.Restoring); epoch != "" && !known[name] {
+			return run, "", fmt.Errorf("%w: it has epoch %s, Postgres has %s", redis.ErrForeignLog, name, run.epoch)
+		}
+	}
+	folded, err := projections.Admit(ctx, l.pool, run.token(), run.epoch, l.shards)
+	if err != nil {
+		return run, "", err //nolint:wrapcheck // says what it does
+	}
+	if lost = lacking(sight, folded, run.epoch); lost == "" {
+		return run, "", nil
+	}
+	other, err := postgres.SeenElsewhere(ctx, l.pool, run.process, logSeenFor)
+	if err != nil {
+		return run, "", err //nolint:wrapcheck // says what it does
+	}
+	if other != "" {
+		return run, "", fmt.Errorf("%w: %s, but others see it in the process with run id %s", errElsewhere, lost, other)
+	}
+	if slices.Max(folded) == 0 && slices.Max(sight.Ends) == 0 && slices.Max(sight.Epochs) == "" {
+		// Nothing was ever in it.
+		return run, "", redis.Found(ctx, client, l.prefix, l.shards, run.epoch) //nolint:wrapcheck // says what it does
+	}
+	return run, lost, nil
+}
+
+// errElsewhere reports a Redis that does not have the log while others see it in another one:
+// REDIS_URL may be wrong.
+var errElsewhere = errors.New("REDIS_URL: this Redis does not have the log")
+
+// lacking says what Redis lacks of what Postgres knows, empty for nothing.
+func lacking(s redis.Sight, folded []events.Position, epoch string) string {
+	for n, position := range folded {
+		switch {
+		case strings.HasPrefix(s.Epochs[n], redis.Restoring):
+			return fmt.Sprintf("shard %d was being put back", n)
+		case s.Epochs[n] == "":
+			return fmt.Sprintf("shard %d is empty", n)
+		case s.Epochs[n] != epoch:
+			return fmt.Sprintf("shard %d is as it was in an earlier epoch", n)
+		case s.Ends[n] < position:
+			return fmt.Sprintf("the log of shard %d ends at %d, and Postgres has it up to %d", n, s.Ends[n], position)
+		}
+	}
+	return ""
+}
+
+// repair puts Redis back from Postgres, unless another one has done it meanwhile. isForced
+// asks for it although nothing is missing: whoever calls has made sure that Postgres has all.
+func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, isForced bool) (logRun, error) {
+	unlock, err := l.lockRepair(ctx)
+	if err != nil {
+		return logRun{}, err
+	}
+	defer unlock()
+	run, lost, err := l.look(ctx, client)
+	if err != nil || (lost == "" && !isForced) {
+		return run, err
+	}
+	if lost == "" {
+		lost = "asked for by hand"
+	}
+	began := time.Now()
+	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", lost)
+	for n := range l.shards {
+		if err := redis.Fence(ctx, client, l.prefix, n, run.epoch); err != nil {
+			return run, err //nolint:wrapcheck // says what it does
+		}
+	}
+	// From here on nobody appends, and with this nobody folds what was read before.
+	folded, err := projections.Admit(ctx, l.pool, "restoring "+newID(), run.epoch, l.shards)
+	if err != nil {
+		return run, err //nolint:wrapcheck // says what it does
+	}
+	many, err := redis.Open(l.redisURL)
+	if err != nil {
+		return run, err //nolint:wrapcheck // names the variable
+	}
+	defer func() { _ = many.Close() }()
+	putters, err := l.putBack(ctx, many, folded)
+	if err != nil {
+		return run, err
+	}
+	run.epoch = newID()
+	if err := postgres.RaiseEpoch(ctx, l.pool, run.epoch, lost); err != nil {
+		return run, err //nolint:wrapcheck // says what it does
+	}
+	if _, err := projections.Admit(ctx, l.pool, run.token(), run.epoch, l.shards); err != nil {
+		return run, err //nolint:wrapcheck // says what it does
+	}
+	messages := int64(0)
+	for n, p := range putters {
+		if err := p.redis.Finish(ctx, folded[n], run.epoch); err != nil {
+			return run, err //nolint:wrapcheck // says what it does
+		}
+		messages += p.messages
+	}
+	l.logger.Warn("Redis is put back", "messages", messages, "took", time.Since(began).Round(time.Millisecond))
+	return run, nil
+}
+
+func (l *logStore) putBack(ctx context.Context, client goredis.UniversalClient, folded []events.Position) ([]*putter, error) {
+	putters := make([]*putter, l.shards)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(restoreShards)
+	for n := range l.shards {
+		group.Go(func() (err error) {
+			putters[n], err = putBack(ctx, l.pool, client, l.prefix, n, folded[n], func(events, messages int64) {
+				if l.progress != nil {
+					l.progress(n, events, messages)
+				}
+			})
+			if err != nil {
+				return fmt.Errorf("put shard %d back: %w", n, err)
+			}
+			return nil
+		})
+	}
+	return putters, group.Wait() //nolint:wrapcheck // wrapped inside
+}
+
+// lockRepair returns once nobody else puts Redis back. The lock is a connection's: it ends
+// with the process.
+func (l *logStore) lockRepair(ctx context.Context) (unlock func(), err error) {
+	conn, err := l.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("lock the repair: %w", err)
+	}
+	own := conn.Hijack()
+	unlock = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = own.Close(ctx)
+	}
+	for {
+		var held bool
+		if err := own.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('tallymq:repair:' || current_schema(), 0))`).Scan(&held); err != nil {
+			unlock()
+			return nil, fmt.Errorf("lock the repair: %w", err)
+		}
+		if held {
+			return unlock, nil
+		}
+		select {
+		case <-ctx.Done():
+			unlock()
+			return nil, fmt.Errorf("lock the repair: %w", ctx.Err())
+		case <-time.After(repairLockRetry):
+		}
+	}
+}
+
+// logWatch is an instance's eye on the log.
+type logWatch struct {
+	store *logStore
+	guard *redis.Guard
+	// suspects wakes who looks.
+	suspects chan struct{}
+
+	mu  sync.Mutex
+	run logRun
+	// trouble is why the log cannot be used now, empty where it can.
+	trouble string
+}
+
+func newLogWatch(store *logStore) *logWatch {
+	w := &logWatch{store: store, suspects: make(chan struct{}, 1)}
+	w.guard = redis.NewGuard(w.suspect)
+	return w
+}
+
+// suspect asks for a look; it does not block.
+func (w *logWatch) suspect() {
+	select {
+	case w.suspects <- struct{}{}:
+	default:
+	}
+}
+
+// token names the run of the log that this instance works with.
+func (w *logWatch) token() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.run.token()
+}
+
+// reason is why the log cannot be used now, empty where it can.
+func (w *logWatch) reason() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.trouble
+}
+
+func (w *logWatch) set(run logRun, trouble string) (changed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changed = w.run != run
+	w.run, w.trouble = run, trouble
+	return changed
+}
+
+// begin admits the log for the first time.
+func (w *logWatch) begin(ctx context.Context) error {
+	run, err := w.store.admit(ctx)
+	if err != nil {
+		return err
+	}
+	w.set(run, "")
+	w.guard.Accept(run.process)
+	return nil
+}
+
+// follow looks whenever something is suspected, and now and then, until ctx ends.
+func (w *logWatch) follow(ctx context.Context, log *redis.Log) {
+	ticker := time.NewTicker(logWatchEvery)
+	defer ticker.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-w.suspects:
+			w.admitAgain(ctx, log)
+		case <-ticker.C:
+			// It raises suspicion by itself.
+			if log.Known(ctx) == nil {
+				w.see(ctx)
+			}
+		case <-ctx.Done():
+		}
+	}
+}
+
+// see tells the others in which Redis the log is. Without Postgres nobody could put it back
+// elsewhere, so it need not succeed.
+func (w *logWatch) see(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, logWatchEvery)
+	defer cancel()
+	if err := postgres.SeeLog(ctx, w.store.pool, w.guard.Accepted()); err != nil {
+		w.store.logger.Debug("log watch", "error", err)
+	}
+}
+
+// admitAgain returns once the log can be used again. What this instance believed of Redis is
+// forgotten where it is another run.
+func (w *logWatch) admitAgain(ctx context.Context, log *redis.Log) {
+	for pause := logRetryMin; ctx.Err() == nil; pause = min(2*pause, logRetryMax) {
+		w.mu.Lock()
+		before := w.run
+		w.mu.Unlock()
+		run, err := w.store.admit(ctx)
+		if err == nil {
+			if w.set(run, "") {
+				w.store.logger.Info("going on with the log", "epoch", run.epoch, "process", run.process)
+				// Waits for what may be lost end before anything of this run is seen.
+				log.Renew(run.epoch)
+			}
+			w.guard.Accept(run.process)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		w.set(before, err.Error())
+		w.store.logger.Warn("the log cannot be used yet; looking again", "in", pause, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}

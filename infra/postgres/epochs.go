@@ -1,0 +1,80 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// EpochSetting is the store setting that says what the log is known by.
+const EpochSetting = "log_epoch"
+
+// FixEpoch gives the log its first epoch if it has none, and returns the one it has.
+func FixEpoch(ctx context.Context, pool *pgxpool.Pool, first string) (string, error) {
+	epoch, err := FixSetting(ctx, pool, EpochSetting, first)
+	if err != nil {
+		return "", err
+	}
+	if _, err := pool.Exec(ctx, `INSERT INTO log_epochs (epoch, reason) VALUES ($1, 'first use') ON CONFLICT DO NOTHING`, epoch); err != nil {
+		return "", fmt.Errorf("note the epoch: %w", err)
+	}
+	return epoch, nil
+}
+
+// Epochs returns whatever the log was and is known by.
+func Epochs(ctx context.Context, pool *pgxpool.Pool) (map[string]bool, error) {
+	rows, err := pool.Query(ctx, `SELECT epoch FROM log_epochs`)
+	if err != nil {
+		return nil, fmt.Errorf("epochs: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("epochs: %w", err)
+	}
+	known := map[string]bool{}
+	for _, name := range names {
+		known[name] = true
+	}
+	return known, nil
+}
+
+// SeeLog notes that an instance sees the log in a Redis process.
+func SeeLog(ctx context.Context, pool *pgxpool.Pool, process string) error {
+	_, err := pool.Exec(ctx, `
+WITH seen AS (INSERT INTO log_seen (process, seen_at) VALUES ($1, now()) ON CONFLICT (process) DO UPDATE SET seen_at = now())
+DELETE FROM log_seen WHERE process <> $1 AND seen_at < now() - interval '1 hour'`, process)
+	if err != nil {
+		return fmt.Errorf("note where the log is: %w", err)
+	}
+	return nil
+}
+
+// SeenElsewhere returns a Redis process other than the given one in which an instance has seen
+// the log within a time, empty for none.
+func SeenElsewhere(ctx context.Context, pool *pgxpool.Pool, process string, within time.Duration) (string, error) {
+	var other string
+	err := pool.QueryRow(ctx, `SELECT coalesce((SELECT process FROM log_seen WHERE process <> $1 AND seen_at > now() - make_interval(secs => $2)
+		ORDER BY seen_at DESC LIMIT 1), '')`, process, within.Seconds()).Scan(&other)
+	if err != nil {
+		return "", fmt.Errorf("look where the log is: %w", err)
+	}
+	return other, nil
+}
+
+// RaiseEpoch gives the log another epoch: it was put back, for a reason.
+func RaiseEpoch(ctx context.Context, pool *pgxpool.Pool, next, reason string) error {
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `INSERT INTO log_epochs (epoch, reason) VALUES ($1, $2)`, next, reason); err != nil {
+			return err //nolint:wrapcheck // wrapped below
+		}
+		_, err := tx.Exec(ctx, `UPDATE store_settings SET value = $1 WHERE name = $2`, next, EpochSetting)
+		return err //nolint:wrapcheck // wrapped below
+	})
+	if err != nil {
+		return fmt.Errorf("raise the epoch: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,161 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"sync"
+
+	goredis "github.com/redis/go-redis/v9"
+
+	"github.com/tallymq/tallymq/events"
+)
+
+// ErrUnverified reports a connection to a Redis process of which nobody has found out yet
+// whether it has what the one before had.
+var ErrUnverified = errors.New("this Redis was started anew: whether it has lost something is being found out")
+
+// Guard lets connections through to one Redis process alone. A process that was started anew
+// may have lost the end of its log (a disk that was not synced, a replica that took over), and
+// what would be appended there could not be told from what was lost: so it is looked at
+// first.
+type Guard struct {
+	mu  sync.Mutex
+	run string
+	// suspect is told of a process that was not accepted; it must not block.
+	suspect func()
+}
+
+// NewGuard returns a guard that lets any process through until [Guard.Accept] names one.
+func NewGuard(suspect func()) *Guard { return &Guard{suspect: suspect} }
+
+// Accept lets connections through to a process, by its run id, and to no other.
+func (g *Guard) Accept(run string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.run = run
+}
+
+// Accepted is the run id of the process that is let through, empty for any.
+func (g *Guard) Accepted() string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.run
+}
+
+// Guard makes a client's connections pass a guard.
+func (g *Guard) onConnect(ctx context.Context, conn *goredis.Conn) error {
+	accepted := g.Accepted()
+	if accepted == "" {
+		return nil
+	}
+	run, err := runID(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if run != accepted {
+		g.suspect()
+		return ErrUnverified
+	}
+	return nil
+}
+
+var runIDLine = regexp.MustCompile(`(?m)^run_id:([0-9a-f]+)\r?$`)
+
+// runID is a Redis process's own name: another one after every start.
+func runID(ctx context.Context, conn interface {
+	Info(ctx context.Context, section ...string) *goredis.StringCmd
+},
+) (string, error) {
+	info, err := conn.Info(ctx, "server").Result()
+	if err != nil {
+		return "", fmt.Errorf("look at Redis: %w", err)
+	}
+	found := runIDLine.FindStringSubmatch(info)
+	if found == nil {
+		return "", errors.New("look at Redis: INFO has no run_id")
+	}
+	return found[1], nil
+}
+
+// OpenGuarded returns clients as [Open] and [OpenReaders] do whose connections pass a guard.
+func OpenGuarded(url string, shards int, g *Guard) (client, readers *goredis.Client, err error) {
+	if client, err = open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize, o.OnConnect = poolIdleMin, poolMax, g.onConnect }); err != nil {
+		return nil, nil, err
+	}
+	readers, err = open(url, func(o *goredis.Options) {
+		o.MinIdleConns, o.PoolSize, o.OnConnect = 0, connectionsPerReader*shards, g.onConnect
+	})
+	return client, readers, err
+}
+
+// Sight is what a Redis process has of a store.
+type Sight struct {
+	// Run is the process's run id.
+	Run string
+	// Epochs are what its logs are known by, empty where there is none, and Ends where they
+	// end.
+	Epochs []string
+	Ends   []events.Position
+}
+
+// Look finds out what a Redis process has. The client is to have one connection, so that all
+// is of one process.
+func Look(ctx context.Context, client goredis.UniversalClient, prefix string, shards int) (Sight, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	s := Sight{}
+	var info *goredis.StringCmd
+	epochs, logs := make([]*goredis.StringCmd, shards), make([]*goredis.XInfoStreamCmd, shards)
+	_, err := client.TxPipelined(ctx, func(p goredis.Pipeliner) error {
+		info = p.Info(ctx, "server")
+		for n := range shards {
+			k := shardKeys(prefix, n)
+			epochs[n], logs[n] = p.Get(ctx, k.epoch()), p.XInfoStream(ctx, k.log())
+		}
+		return nil
+	})
+	if info.Err() != nil {
+		return s, fmt.Errorf("look at Redis: %w", errors.Join(err, info.Err()))
+	}
+	found := runIDLine.FindStringSubmatch(info.Val())
+	if found == nil {
+		return s, errors.New("look at Redis: INFO has no run_id")
+	}
+	s.Run = found[1]
+	for n := range shards {
+		if err := epochs[n].Err(); err != nil && !errors.Is(err, goredis.Nil) {
+			return s, fmt.Errorf("look at Redis: %w", err)
+		}
+		s.Epochs = append(s.Epochs, epochs[n].Val())
+		end := events.Position(0)
+		if err := logs[n].Err(); err == nil {
+			if end, err = parsePosition(logs[n].Val().LastGeneratedID); err != nil {
+				return s, err
+			}
+		} else if !isNoKey(err) {
+			return s, fmt.Errorf("look at Redis: %w", err)
+		}
+		s.Ends = append(s.Ends, end)
+	}
+	return s, nil
+}
+
+func isNoKey(err error) bool { return err != nil && err.Error() == "ERR no such key" }
+
+// Found begins the life of an empty log: nothing was ever folded of it.
+func Found(ctx context.Context, client goredis.UniversalClient, prefix string, shards int, epoch string) error {
+	for n := range shards {
+		if err := client.SetNX(ctx, shardKeys(prefix, n).epoch(), epoch, 0).Err(); err != nil {
+			return fmt.Errorf("log epoch: %w", err)
+		}
+	}
+	return nil
+}
+
+// OpenOne returns a client as [Open] does that has one connection, for [Look] and for putting
+// things back.
+func OpenOne(url string) (*goredis.Client, error) {
+	return open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize = 0, 1 })
+}
