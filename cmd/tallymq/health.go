@@ -109,6 +109,9 @@ func (h *health) look() monitor.Health {
 
 func (h *health) redis(ctx context.Context) monitor.Component {
 	c := timed("Redis", func() error { return h.s.redis.Ping(ctx).Err() })
+	if reason := h.s.watch.reason(); reason != "" {
+		c = monitor.Component{Status: monitor.StateDown, Reason: "its log cannot be used: " + reason}
+	}
 	if h.s.metrics != nil {
 		h.s.metrics.SetRedisUp(c.Status != monitor.StateDown)
 	}

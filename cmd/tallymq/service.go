@@ -53,6 +53,9 @@ const (
 	pullBytesMax = 8 << 20
 	// idempotencyTTL is how long a repeated request is recognized.
 	idempotencyTTL = 24 * time.Hour
+	// logKeep is for how long the log keeps what is folded: what a Postgres that fails over
+	// to a replica which was behind can have lost.
+	logKeep = 10 * time.Second
 	// partitionCheck is how often partitions are made and dropped.
 	partitionCheck = time.Hour
 	partitionRetry = time.Minute
@@ -249,7 +252,7 @@ func (s *service) openStores(ctx, work context.Context) (err error) {
 // assemble puts together what works on the stores.
 func (s *service) assemble() (err error) {
 	s.log = redis.New(redis.Config{
-		Client: s.redis, Readers: s.readers, Epoch: s.watch.run.epoch, Lost: s.watch.suspect, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
+		Client: s.redis, Readers: s.readers, Epoch: s.watch.run.epoch, Lost: s.watch.suspect, KeepFolded: logKeep, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: s.logger,
 	})
 	allowed, err := s.cfg.AllowedNetworks()

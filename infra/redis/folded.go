@@ -295,7 +295,7 @@ func (l *Log) storeFolded(shardNo int, upTo events.Position) error {
 // group on the log has not finished. It returns how many entries went.
 func (l *Log) TrimLog(ctx context.Context, shardNo int, folded events.Position) (int64, error) {
 	k := l.shards[shardNo].keys
-	v, err := l.run(ctx, l.life.Load(), trimScript, k.log(), []any{k.prefix, entryID(folded)})
+	v, err := l.run(ctx, l.life.Load(), trimScript, k.log(), []any{k.prefix, entryID(folded), l.cfg.KeepFolded.Milliseconds()})
 	if err != nil {
 		return 0, fmt.Errorf("trim log: %w", err)
 	}

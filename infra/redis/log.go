@@ -48,6 +48,9 @@ type Config struct {
 	Prefix string
 	// Shards is the store's number of shards, fixed when it is first used.
 	Shards int
+	// KeepFolded is for how long what is folded stays in the log all the same: a Postgres
+	// that fails over may come back without what it committed last.
+	KeepFolded time.Duration
 	// QueueLengthMax is how many unconsumed messages a queue holds; more are
 	// refused. 0 is any number.
 	QueueLengthMax int64

@@ -12,6 +12,9 @@
 -- ARGV     prefix, items at most, ms for which what is handed out is set aside, bytes
 --          at most
 --
+-- Where the clock went back since a call before, what was to wait for a while waits for that
+-- while and no longer: leases, retries, and what was set aside. Times of day stay.
+--
 -- Answers {now, next due time or -1,
 --   {{subscription, topic, group, stream, entry, consumer, leased at, fields without
 --     the payload, attempts before}…},
@@ -21,6 +24,42 @@ local bytes, bytes_most = 0, tonumber(ARGV[4])
 local now = clock()
 local expired, ticks, forwards = {}, {}, {}
 local last
+
+-- By how many ms the clock goes back before it counts: servers' clocks are set right by less.
+-- It is also how often it is noted.
+local CLOCK_STEP = 1000
+
+local function follow_clock()
+  local key = prefix .. 'clock'
+  local seen = tonumber(redis.call('GET', key) or '0')
+  if now >= seen and now - seen < CLOCK_STEP then return end
+  local back = seen - now
+  if back > 0 and back < CLOCK_STEP then return end
+  redis.call('SET', key, int(now))
+  if back < CLOCK_STEP then return end
+  local moved, from = {}, 0
+  repeat
+    local page = redis.call('ZRANGE', due, from, from + 999, 'WITHSCORES')
+    for k = 1, #page, 2 do
+      local kind, score = string.sub(page[k], 1, 1), tonumber(page[k + 1])
+      if kind == 'c' then
+        local at = redis.call('HGET', prefix .. 'schedule:' .. string.sub(page[k], 3), 'n')
+        if at and tonumber(at) < score then page[k + 1] = at else page[k + 1] = false end
+      elseif kind ~= 's' then
+        page[k + 1] = int(score - back)
+      else
+        page[k + 1] = false
+      end
+    end
+    moved[#moved + 1] = page
+    from = from + 1000
+  until #page < 2000
+  for _, one in ipairs(moved) do
+    for k = 1, #one, 2 do
+      if one[k + 1] then redis.call('ZADD', due, one[k + 1], one[k]) end
+    end
+  end
+end
 
 local function release(member)
   local topic, group, begun = string.match(member, '^r|(.-)|(.-)|(.-)|')
@@ -110,6 +149,7 @@ local function expire(member)
     attempts_before(topic, group) }
 end
 
+follow_clock()
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, most)) do
   local kind = string.sub(member, 1, 1)
   if kind == 'r' then

@@ -1,8 +1,10 @@
 -- Notes how far a shard's log is folded and removes what is folded, but for what a
--- consumer group on the log has not finished. Neither ever goes back, whoever calls.
+-- consumer group on the log has not finished and what is newer than a while. Neither ever
+-- goes back, whoever calls.
 --
 -- KEYS[1]  the shard's log
--- ARGV     prefix, the last folded entry's id
+-- ARGV     prefix, the last folded entry's id, for how long entries are kept in any case in
+--          ms
 --
 -- Answers how many entries went. The keys folded and trimmed hold entry ids.
 local log, prefix, folded = KEYS[1], ARGV[1], ARGV[2]
@@ -28,6 +30,9 @@ end
 advance(prefix .. 'folded', folded)
 if redis.call('EXISTS', log) == 0 then return 0 end
 local floor = folded
+local clock = redis.call('TIME')
+local kept = string.format('%d-0', tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) - tonumber(ARGV[3]))
+if before(kept, floor) then floor = kept end
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', log)) do
   local g = {}
   for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
