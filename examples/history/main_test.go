@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tallymq/tallymq/events"
+	"github.com/tallymq/tallymq/infra/devstack"
+	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/projections"
+)
+
+const tenant = "00000000-0000-0000-0000-000000000001"
+
+func TestMain(m *testing.M) { os.Exit(devstack.Main(m)) }
+
+// book is what the service wrote.
+type book struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *book) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// ofShard returns the lines about a shard, in order.
+func (b *book) ofShard(shard int) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []string
+	for line := range strings.Lines(b.buf.String()) {
+		if strings.HasPrefix(strings.Fields(line)[1], fmt.Sprint(shard, "/")) {
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+// feed is a log in memory.
+type feed chan *message.Message
+
+func (f feed) Subscribe(context.Context, string) (<-chan *message.Message, error) { return f, nil }
+
+func (feed) Close() error { return nil }
+
+// shard is a log and its projector.
+type shard struct {
+	number  int
+	log     feed
+	at      events.Position
+	topicID string
+	want    []string
+}
+
+func newShard(t *testing.T, url string, number int) *shard {
+	t.Helper()
+	s := &shard{number: number, at: events.MakePosition(time.Now().UnixMilli(), 0), topicID: newID(t), log: make(feed)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		projections.New(projections.Config{
+			Shard: number, Logger: slog.Default(), Committed: func(events.Position) {},
+			Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, url) },
+			Source:  func(events.Position) (message.Subscriber, string) { return s.log, "log" },
+		}).Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	s.add(t, events.TopicCreated{TopicConfig: events.TopicConfig{
+		TopicID: s.topicID, Name: fmt.Sprint("orders-", number), PartitionCount: 1, TopicType: "redis_stream", MessageFormat: "json",
+		CompressionType: "none", AllowedProducers: []string{}, AllowedConsumers: []string{}, Status: "active",
+	}}, s.topicID, 1)
+	return s
+}
+
+func newID(t *testing.T) string {
+	t.Helper()
+	id, err := uuid.NewV7()
+	require.NoError(t, err)
+	return id.String()
+}
+
+// add returns once the event is history.
+func (s *shard) add(t *testing.T, e events.Event, id string, version int64) {
+	t.Helper()
+	frame, err := events.Encode(e)
+	require.NoError(t, err)
+	s.at++
+	m := message.NewMessage(id, frame.Join("0"))
+	m.Metadata = events.Meta{Actor: "tester"}.Metadata(e.Kind(), tenant, version)
+	m.Metadata[events.MetaShard], m.Metadata[events.MetaPosition] = strconv.Itoa(s.number), strconv.FormatInt(int64(s.at), 10)
+	s.log <- m
+	<-m.Acked()
+	s.want = append(s.want, fmt.Sprintf("%s %d/%d %s tenant=%s actor=%q id=%s %s\n",
+		s.at.Time().Format("2006-01-02T15:04:05.000Z"), s.number, s.at, e.Kind(), tenant, "tester", id, m.Payload))
+}
+
+func (s *shard) publish(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		id := newID(t)
+		s.add(t, events.MessagePublished{MessageID: id, TopicID: s.topicID, ContentType: "application/json", Payload: json.RawMessage(`{"n": 1}`)}, id, 0)
+	}
+}
+
+func TestTheAuditServiceHasAllOfHistoryInOrder(t *testing.T) {
+	t.Parallel()
+	url := devstack.TestPostgres(t)
+	pool, err := postgres.Open(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	require.NoError(t, postgres.Migrate(t.Context(), pool, slog.New(slog.DiscardHandler)))
+	_, err = postgres.FixSetting(t.Context(), pool, "shards", "2")
+	require.NoError(t, err)
+	shards := []*shard{newShard(t, url, 0), newShard(t, url, 1)}
+	out := &book{}
+	hears := func() {
+		t.Helper()
+		for _, s := range shards {
+			require.Eventually(t, func() bool { return len(slices.Compact(out.ofShard(s.number))) >= len(s.want) }, time.Minute, 10*time.Millisecond)
+			// one in hand when a service ended may come twice
+			require.Equal(t, s.want, slices.Compact(out.ofShard(s.number)))
+		}
+	}
+	run := func() (stop func()) {
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() { ended <- audit(ctx, url, "audit", out) }()
+		return func() {
+			cancel()
+			require.NoError(t, <-ended)
+		}
+	}
+	// what was there, and what comes
+	shards[0].publish(t, 20)
+	shards[1].publish(t, 10)
+	stop := run()
+	hears()
+	shards[0].publish(t, 3)
+	shards[1].publish(t, 2)
+	hears()
+	stop()
+	// and what came while it was away
+	shards[0].publish(t, 5)
+	shards[1].publish(t, 1)
+	stop = run()
+	hears()
+	stop()
+}
