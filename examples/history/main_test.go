@@ -5,8 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,13 +24,12 @@ import (
 
 	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/infra/devstack"
+	"github.com/tallymq/tallymq/infra/history"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/projections"
 )
 
 const tenant = "00000000-0000-0000-0000-000000000001"
-
-func TestMain(m *testing.M) { os.Exit(devstack.Main(m)) }
 
 // book is what the service wrote.
 type book struct {
@@ -68,6 +70,18 @@ type shard struct {
 	at      events.Position
 	topicID string
 	want    []string
+}
+
+func newStore(t *testing.T, shards int) (url string) {
+	t.Helper()
+	url = devstack.TestPostgres(t)
+	pool, err := postgres.Open(t.Context(), url)
+	require.NoError(t, err)
+	defer pool.Close()
+	require.NoError(t, postgres.Migrate(t.Context(), pool, slog.New(slog.DiscardHandler)))
+	_, err = postgres.FixSetting(t.Context(), pool, "shards", strconv.Itoa(shards))
+	require.NoError(t, err)
+	return url
 }
 
 func newShard(t *testing.T, url string, number int) *shard {
@@ -126,13 +140,7 @@ func (s *shard) publish(t *testing.T, n int) {
 
 func TestTheAuditServiceHasAllOfHistoryInOrder(t *testing.T) {
 	t.Parallel()
-	url := devstack.TestPostgres(t)
-	pool, err := postgres.Open(t.Context(), url)
-	require.NoError(t, err)
-	defer pool.Close()
-	require.NoError(t, postgres.Migrate(t.Context(), pool, slog.New(slog.DiscardHandler)))
-	_, err = postgres.FixSetting(t.Context(), pool, "shards", "2")
-	require.NoError(t, err)
+	url := newStore(t, 2)
 	shards := []*shard{newShard(t, url, 0), newShard(t, url, 1)}
 	out := &book{}
 	hears := func() {
@@ -167,4 +175,78 @@ func TestTheAuditServiceHasAllOfHistoryInOrder(t *testing.T) {
 	stop = run()
 	hears()
 	stop()
+}
+
+// childFile is where a child of the test process, which is the service, writes to.
+const childFile = "HISTORY_TEST_FILE"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(childFile); path != "" {
+		os.Exit(serveInto(path))
+	}
+	os.Exit(devstack.Main(m))
+}
+
+// serveInto ends with its parent at the latest: the other end of its input is there.
+func serveInto(path string) int {
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(1)
+	}()
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		err = audit(context.Background(), os.Getenv("DATABASE_URL"), "audit", file)
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+func TestTheAuditServiceMissesNothingThoughItIsKilled(t *testing.T) {
+	t.Parallel()
+	url := newStore(t, 1)
+	s := newShard(t, url, 0)
+	path := filepath.Join(t.TempDir(), "audit")
+	lines := func() []string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil
+		}
+		return slices.Collect(strings.Lines(string(text)))
+	}
+	const rounds, perRound = 6, 150
+	for round := range rounds {
+		program, err := os.Executable()
+		require.NoError(t, err)
+		cmd := exec.Command(program) //nolint:gosec // this test
+		cmd.Env = append(os.Environ(), childFile+"="+path, "DATABASE_URL="+url)
+		input, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		defer func() { _ = input.Close() }()
+		require.NoError(t, cmd.Start())
+		// it is killed in the middle of what comes, the last one when it has it all
+		had := len(lines())
+		s.publish(t, perRound)
+		require.Eventually(t, func() bool {
+			return len(lines()) >= had+perRound/3 && (round < rounds-1 || slices.Contains(lines(), s.want[len(s.want)-1]))
+		}, time.Minute, time.Millisecond)
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait()
+	}
+	// then nothing is missing, and what came again came in order as well: from one of the
+	// events before to the newest
+	place := map[string]int{}
+	for n, line := range s.want {
+		place[line] = n
+	}
+	next := 0
+	for _, line := range lines() {
+		at, known := place[line]
+		require.True(t, known, line)
+		require.LessOrEqual(t, at, next, "an event is left out")
+		require.Greater(t, at, next-history.BatchEventsDefault-2, "more than a batch came again")
+		next = at + 1
+	}
+	require.Len(t, s.want, next)
 }

@@ -23,9 +23,9 @@ const (
 	noteInterval = time.Hour
 )
 
-// Gap says that retention dropped message events before a group had read them. It is
+// GapError says that retention dropped message events before a group had read them. It is
 // the error of a reader that stops there.
-type Gap struct {
+type GapError struct {
 	Group string
 	Shard int
 	// From and To bound the time of the events that may be missing.
@@ -33,7 +33,7 @@ type Gap struct {
 }
 
 // Error implements error.
-func (g Gap) Error() string {
+func (g GapError) Error() string {
 	return fmt.Sprintf("gap: retention dropped message events of shard %d from %s to %s before group %q had read them",
 		g.Shard, g.From.UTC().Format(time.RFC3339), g.To.UTC().Format(time.RFC3339), g.Group)
 }
@@ -65,7 +65,7 @@ func (t *tx) complete(ctx context.Context, conn *pgxpool.Conn, caughtUp bool) er
 	}
 	switch {
 	case horizon.After(read):
-		gap := Gap{Group: t.reader.group, Shard: t.reader.shard, From: read, To: horizon}
+		gap := GapError{Group: t.reader.group, Shard: t.reader.shard, From: read, To: horizon}
 		if err := t.onGap(gap); err != nil {
 			return err
 		}

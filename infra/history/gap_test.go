@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -84,15 +85,15 @@ func TestAReaderSaysWhatItHasMissed(t *testing.T) {
 	messages, err = stuck.Subscribe(t.Context(), Topic(0))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		return bytes.Contains([]byte(said.String()), []byte("gap: retention dropped message events of shard 0"))
+		return strings.Contains(said.String(), "gap: retention dropped message events of shard 0")
 	}, time.Minute, 5*time.Millisecond)
 	require.Contains(t, said.String(), "level=ERROR")
 	require.NoError(t, stuck.Close())
 	require.Empty(t, messages)
 	// and goes on when it is told to, which is asked once
-	gaps := make(chan Gap, 10)
+	gaps := make(chan GapError, 10)
 	var h heard
-	h.follow(t, s.open(Config{Group: "audit", OnGap: func(g Gap) error {
+	h.follow(t, s.open(Config{Group: "audit", OnGap: func(g GapError) error {
 		gaps <- g
 		return nil
 	}}), 0)
@@ -117,7 +118,7 @@ func TestAReaderIsAskedOfAGapUntilItGoesOn(t *testing.T) {
 	s.exec(`INSERT INTO store_settings VALUES ('message_horizon', '2020-01-01T00:00:00Z')`)
 	asked := 0
 	var h heard
-	h.follow(t, s.open(Config{Group: "audit", OnGap: func(Gap) error {
+	h.follow(t, s.open(Config{Group: "audit", OnGap: func(GapError) error {
 		if asked++; asked < 2 {
 			return errors.New("no one is there to ask")
 		}
@@ -161,5 +162,5 @@ func TestALostOffsetIsSaid(t *testing.T) {
 	var h heard
 	h.follow(t, s.open(Config{Group: "audit", Logger: slog.New(slog.NewTextHandler(said, nil))}), 0)
 	s.exec(`DELETE FROM history_readers`)
-	require.Eventually(t, func() bool { return bytes.Contains([]byte(said.String()), []byte("has lost its offset of shard 0")) }, time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(said.String(), "has lost its offset of shard 0") }, time.Minute, 5*time.Millisecond)
 }

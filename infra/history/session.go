@@ -32,7 +32,7 @@ const (
 type beginner struct {
 	pool   *pgxpool.Pool
 	reader reader
-	onGap  func(Gap) error
+	onGap  func(GapError) error
 	logger *slog.Logger
 }
 

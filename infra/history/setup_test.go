@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -60,7 +61,7 @@ func setup(t testing.TB, shards int) *store {
 		l := &log{t: t, shard: shard, at: events.MakePosition(time.Now().UnixMilli(), 0), topicID: newID(t), more: make(chan struct{})}
 		s.logs = append(s.logs, l)
 		p := projections.New(projections.Config{
-			Shard: shard, Logger: slog.Default(),
+			Shard: shard, Logger: slog.New(slog.DiscardHandler),
 			Connect:   func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, s.url) },
 			Source:    func(after events.Position) (message.Subscriber, string) { return source{l, after}, "log" },
 			Committed: func(events.Position) {},
@@ -117,7 +118,7 @@ type log struct {
 func (l *log) all() []events.Record {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.records[:len(l.records):len(l.records)]
+	return slices.Clip(l.records)
 }
 
 func (l *log) add(tenantID string, e events.Event, id, completion string, version int64) {
@@ -231,7 +232,7 @@ func (h *heard) of(shard int) []*message.Message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	list := h.messages[Topic(shard)]
-	return list[:len(list):len(list)]
+	return slices.Clip(list)
 }
 
 // follow acks all that comes from a shard.

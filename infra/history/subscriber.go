@@ -65,7 +65,7 @@ type Config struct {
 	// OnGap is asked what to do where events are gone. Its error stops the shard's
 	// reader, which asks again every second; nil goes on behind the gap. Without it, a
 	// reader never goes on.
-	OnGap  func(Gap) error
+	OnGap  func(GapError) error
 	Logger *slog.Logger
 }
 
@@ -103,7 +103,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	if c.OnGap == nil {
-		c.OnGap = func(g Gap) error { return g }
+		c.OnGap = func(g GapError) error { return g }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -258,7 +258,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	}
 	s.stops = append(s.stops, func() error {
 		cancel()
-		return sub.Close() //nolint:wrapcheck // never fails
+		return sub.Close()
 	})
 	return out, nil
 }
