@@ -41,10 +41,13 @@ END $$`
 // Statements about a reader: $1 to $3 are [reader.args].
 const (
 	whereReader = ` WHERE consumer_group = $1 AND tenant_id = $2 AND shard = $3`
-	// A new group begins with what is kept: that is no gap.
+	// A new group begins with what there is: what was before is no gap, and neither is
+	// what retention has not dropped because it never was. $4 is [foldLagMax] in seconds.
 	beginReader = `
 INSERT INTO history_readers (consumer_group, tenant_id, shard, position, complete_since)
-VALUES ($1, $2, $3, 0, coalesce((SELECT value FROM store_settings WHERE name = '` + horizonSetting + `')::timestamptz, 'epoch')) ON CONFLICT DO NOTHING`
+VALUES ($1, $2, $3, 0, greatest((SELECT value FROM store_settings WHERE name = '` + horizonSetting + `')::timestamptz,
+    coalesce((SELECT h.occurred_at FROM event_history h WHERE h.shard = $3 ORDER BY h.position LIMIT 1), now() - make_interval(secs => $4))))
+ON CONFLICT DO NOTHING`
 	offsetOfReader = `SELECT r.position FROM history_readers r WHERE r.consumer_group = $1 AND r.tenant_id = $2 AND r.shard = $3`
 	// It never goes back, whoever comes late.
 	advanceReader = `UPDATE history_readers SET position = $4, updated_at = now()` + whereReader + ` AND position < $4`
@@ -141,5 +144,5 @@ func (offsets) SchemaInitializingQueries(sql.OffsetsSchemaInitializingQueriesPar
 }
 
 func (o offsets) BeforeSubscribingQueries(sql.BeforeSubscribingQueriesParams) ([]sql.Query, error) {
-	return []sql.Query{{Query: beginReader, Args: o.args()}}, nil
+	return []sql.Query{{Query: beginReader, Args: append(o.args(), foldLagMax.Seconds())}}, nil
 }

@@ -19,6 +19,13 @@
 // retention nor vacuum waits for it. What holds a shard for a group is a session's
 // advisory lock, so a pooler between it and Postgres must keep sessions.
 //
-// Publishing is the projector's. It imports package events, pgx, uuid, Watermill
-// and watermill-sql, nothing else of TallyMQ.
+// A handler may write to the same database in the transaction in which the offset moves,
+// see sql.TxFromContext, and so have its effect exactly once. That transaction is of all
+// messages that were read at once: what a handler wrote before a nack is its own to undo.
+//
+// Publishing is the projector's, and events are a closed catalogue, so Watermill's suite
+// for Pub/Subs, which publishes what it likes, has nothing to run on.
+//
+// It imports package events, pgx, uuid, Watermill and watermill-sql, nothing else of
+// TallyMQ.
 package history

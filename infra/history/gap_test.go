@@ -155,6 +155,33 @@ func TestAQuietShardHasNoGap(t *testing.T) {
 	require.NotContains(t, said.String(), "gap")
 }
 
+// Retention's horizon is before the first event of a store that is younger.
+func TestAYoungStoreHasNoGap(t *testing.T) {
+	t.Parallel()
+	for name, published := range map[string]int{"with events": 3, "empty": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := setup(t, 1)
+			if published > 0 {
+				s.logs[0].publish(published)
+				s.awaitFolded(0)
+			}
+			sub := s.open(Config{Group: "audit"})
+			_, err := sub.Subscribe(t.Context(), Topic(0))
+			require.NoError(t, err)
+			require.NoError(t, sub.Close()) // it has read nothing
+			s.keep(30 * day)
+			s.logs[0].publish(1)
+			said := &output{}
+			var h heard
+			h.follow(t, s.open(Config{Group: "audit", Logger: slog.New(slog.NewTextHandler(said, nil))}), 0)
+			h.await(t, 0, published+1)
+			requireRecords(t, s.logs[0].all(), h.of(0))
+			require.NotContains(t, said.String(), "gap")
+		})
+	}
+}
+
 func TestALostOffsetIsSaid(t *testing.T) {
 	t.Parallel()
 	s := setup(t, 1)

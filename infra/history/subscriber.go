@@ -126,7 +126,8 @@ type Subscriber struct {
 
 var _ message.Subscriber = (*Subscriber)(nil)
 
-// Open connects to the history. Close it in the end.
+// Open connects to the history, with a connection for each of the store's shards and
+// one more at most. Close it in the end.
 func Open(ctx context.Context, cfg Config) (*Subscriber, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

@@ -144,14 +144,15 @@ func TestSubscribersOfAGroupShareInOrder(t *testing.T) {
 	h.follow(t, subs[0], 0)
 	for n := range 100 {
 		s.logs[0].publish(10)
-		if n == 50 {
-			h.await(t, 0, 100)
-			require.NoError(t, subs[0].Close())
+		// two end, so the third has to take over at some point
+		if n == 33 || n == 66 {
+			h.await(t, 0, 10*n+10)
+			require.NoError(t, subs[n/33-1].Close())
 		}
 	}
 	h.await(t, 0, 1000)
 	all, got := s.logs[0].all(), h.of(0)
-	// what was in hand when one was closed may come twice
+	// what a closed one had in hand, acked at that moment, may come twice
 	var once []*message.Message
 	for _, m := range got {
 		if len(once) > 0 && once[len(once)-1].UUID == m.UUID {
@@ -159,7 +160,7 @@ func TestSubscribersOfAGroupShareInOrder(t *testing.T) {
 		}
 		once = append(once, m)
 	}
-	require.LessOrEqual(t, len(got)-len(once), 1)
+	require.LessOrEqual(t, len(got)-len(once), 2)
 	requireRecords(t, all[:len(once)], once)
 }
 
@@ -228,7 +229,7 @@ func TestAHandlerHoldsNothingUp(t *testing.T) {
 	(<-messages).Ack()
 	held := <-messages
 	var transactions, locks int
-	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE a.xact_start IS NOT NULL), count(*) FILTER (WHERE l.locktype <> 'advisory')
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE a.xact_start IS NOT NULL OR a.backend_xmin IS NOT NULL), count(*) FILTER (WHERE l.locktype <> 'advisory')
 		FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 		WHERE a.pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
 			AND (classid::bigint << 32 | objid::bigint) = hashtextextended('tallymq:history:' || current_schema() || ':audit:', 0))`).Scan(&transactions, &locks))
