@@ -58,9 +58,9 @@ func (b beginner) QueryContext(ctx context.Context, query string, args ...any) (
 // handled, message by message, and then moves the offset. With a transaction around
 // all of that, the partitions of the history would be locked while handlers work, so
 // that none could be made or dropped and in the end the projectors had to wait. So the
-// page is read by itself, under the reader's lock, and the transaction begins with the
-// first statement behind it: the offset's, or one of a handler that takes
-// [sql.TxFromContext] to have its own writes and the offset's committed as one.
+// page is read by itself, under the reader's lock, and so is the offset moved, unless a
+// handler takes [sql.TxFromContext]: its first statement begins a transaction, to have
+// its own writes and the offset's committed as one.
 type tx struct {
 	beginner
 
@@ -108,12 +108,17 @@ func (t *tx) page(ctx context.Context, query string, args []any) (*page, error) 
 }
 
 // ExecContext moves the offset, or is a handler's. What was acked is saved although
-// the subscriber ends.
+// the subscriber ends. An offset by itself does not wait for the disk: losing it in a
+// crash of Postgres costs that its messages come again.
 func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) { //nolint:ireturn // the library's
 	if query == advanceReader {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 		defer cancel()
+		if t.begun == nil {
+			tag, err := t.conn.Exec(ctx, query, args...)
+			return sql.PgxResult{CommandTag: tag}, err //nolint:wrapcheck // passed on
+		}
 	}
 	begun, err := t.begin(ctx)
 	if err != nil {
@@ -122,11 +127,14 @@ func (t *tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Re
 	return sql.TxFromPgx(begun).ExecContext(ctx, query, args...) //nolint:wrapcheck // passed on
 }
 
+// beginDurable waits for the disk at its commit as the server is set to.
+const beginDurable = `BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit TO DEFAULT`
+
 func (t *tx) begin(ctx context.Context) (pgx.Tx, error) {
 	if t.begun != nil {
 		return t.begun, nil
 	}
-	begun, err := t.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	begun, err := t.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginDurable})
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
 	}

@@ -171,10 +171,12 @@ func connect(ctx context.Context, url string) (*pgxpool.Pool, int, error) {
 
 // setUpSession has the server end a session whose machine fell silent, so that another
 // reads on, and has pages read from the index always: a plan is kept for long, and one
-// made while a partition is small would sort it when it has grown.
+// made while a partition is small would sort it when it has grown. Offsets alone do not
+// wait for the disk, see [tx.ExecContext].
 const setUpSession = `
 SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;
-SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off`
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off;
+SET synchronous_commit = off`
 
 // prepare makes sure that this is a history that can be read as a whole, and returns
 // its shards.

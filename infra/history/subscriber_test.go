@@ -251,6 +251,14 @@ func TestAHandlerMayWriteInTheOffsetsTransaction(t *testing.T) {
 		require.True(t, ok)
 		_, err := tx.ExecContext(m.Context(), `INSERT INTO audited VALUES ($1)`, m.UUID)
 		require.NoError(t, err)
+		// it is as durable as any
+		rows, err := tx.QueryContext(m.Context(), `SELECT current_setting('synchronous_commit')`)
+		require.NoError(t, err)
+		var synchronous string
+		require.True(t, rows.Next())
+		require.NoError(t, rows.Scan(&synchronous))
+		require.NoError(t, rows.Close())
+		require.Equal(t, "on", synchronous)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	messages, err := s.open(Config{Group: "audit", BatchEvents: 10}).Subscribe(ctx, Topic(0))
