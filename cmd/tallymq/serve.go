@@ -94,7 +94,9 @@ func devCommand() *cobra.Command {
 		Short: "Run the service on loopback, without tokens, with private Redis and Postgres",
 		Long: `Runs the service on 127.0.0.1, without tokens. DATABASE_URL and REDIS_URL are used
 where they are set; otherwise private servers are started on free ports, with data
-in --data that outlive them.`,
+in --data that outlive them. While they run, the file env there says where they are:
+
+  (set -a; . .tallymq/env; tallymq verify)`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(false)
@@ -144,16 +146,22 @@ func runDev(ctx context.Context, cfg config.Config, dir string, noop bool, out i
 	if cfg.WebhookAllow == "" {
 		cfg.WebhookAllow = devNetworks
 	}
+	named := cfg
 	stop, err := startStack(ctx, &cfg, dir)
 	defer func() { err = errors.Join(err, stop()) }()
 	if err != nil {
 		return err
 	}
+	unshare, err := shareAddresses(dir, named, cfg)
+	if err != nil {
+		return err
+	}
+	defer unshare()
 	return runService(ctx, cfg, logger, options{
 		host: "127.0.0.1", noop: noop,
 		onReady: func(addr string) {
 			_, _ = fmt.Fprintf(out, "TallyMQ is ready. Type in another terminal:  curl -H content-type:application/json -d '{\"name\":\"orders\"}' http://%s%s/queues\n", addr, apiPrefix)
-			_, _ = fmt.Fprintf(out, "Data are in %s; Ctrl-C ends the service and keeps them.\n", dir)
+			_, _ = fmt.Fprintf(out, "Data are in %s, and how other programs reach them in %s; Ctrl-C ends the service and keeps the data.\n", dir, filepath.Join(dir, addressesFile))
 		},
 	})
 }
