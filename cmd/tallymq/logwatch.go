@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	goredis "github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
@@ -33,6 +35,8 @@ const (
 	logRetryMax = 2 * time.Second
 	// repairLockRetry is how often one looks whether another one has put Redis back.
 	repairLockRetry = 200 * time.Millisecond
+	// foldRestMax is how long a repair by hand may take to fold what is not folded yet.
+	foldRestMax = 10 * time.Minute
 	// restoreShards is how many shards are put back at once.
 	restoreShards = 2
 )
@@ -40,11 +44,12 @@ const (
 // logStore finds out whether a Redis has the log that Postgres has folded, and puts it back
 // where it has not.
 type logStore struct {
-	pool     *pgxpool.Pool
-	redisURL string
-	prefix   string
-	shards   int
-	logger   *slog.Logger
+	pool        *pgxpool.Pool
+	databaseURL string
+	redisURL    string
+	prefix      string
+	shards      int
+	logger      *slog.Logger
 	// progress is told of what is put back, of each shard.
 	progress func(shard int, events, messages int64)
 }
@@ -132,6 +137,28 @@ func lacking(s redis.Sight, folded []events.Position, epoch string) string {
 	return ""
 }
 
+// verifyLog says what Redis lacks of the log that Postgres has folded, empty for nothing.
+func verifyLog(ctx context.Context, pool *pgxpool.Pool, client goredis.UniversalClient, prefix string, shards int) (lost string, err error) {
+	epoch, err := postgres.Setting(ctx, pool, postgres.EpochSetting)
+	if err != nil {
+		return "", err //nolint:wrapcheck // says what it does
+	}
+	// Positions first: the log goes on meanwhile, and is never behind what was folded of it.
+	rows, err := pool.Query(ctx, `SELECT position FROM projection_checkpoints WHERE projection = $1 ORDER BY shard`, projections.Name)
+	if err != nil {
+		return "", fmt.Errorf("checkpoints: %w", err)
+	}
+	folded, err := pgx.CollectRows(rows, pgx.RowTo[events.Position])
+	if err != nil {
+		return "", fmt.Errorf("checkpoints: %w", err)
+	}
+	sight, err := redis.Look(ctx, client, prefix, shards)
+	if err != nil {
+		return "", err //nolint:wrapcheck // says what it does
+	}
+	return lacking(sight, folded[:min(len(folded), shards)], epoch), nil
+}
+
 // repair puts Redis back from Postgres, unless another one has done it meanwhile. isForced
 // asks for it although nothing is missing: whoever calls has made sure that Postgres has all.
 func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, isForced bool) (logRun, error) {
@@ -144,14 +171,17 @@ func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, i
 	if err != nil || (lost == "" && !isForced) {
 		return run, err
 	}
-	if lost == "" {
-		lost = "asked for by hand"
-	}
 	began := time.Now()
-	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", lost)
+	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", or(lost, askedFor))
 	for n := range l.shards {
 		if err := redis.Fence(ctx, client, l.prefix, n, run.epoch); err != nil {
 			return run, err //nolint:wrapcheck // says what it does
+		}
+	}
+	if lost == "" {
+		lost = askedFor
+		if err := l.foldRest(ctx, client, run); err != nil {
+			return run, errors.Join(err, l.unfence(ctx, client, run.epoch))
 		}
 	}
 	// From here on nobody appends, and with this nobody folds what was read before.
@@ -184,6 +214,63 @@ func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, i
 	}
 	l.logger.Warn("Redis is put back", "messages", messages, "took", time.Since(began).Round(time.Millisecond))
 	return run, nil
+}
+
+// askedFor is why Redis is put back although nothing is missing.
+const askedFor = "asked for by hand"
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// unfence lets a log be used again with which nothing was done.
+func (l *logStore) unfence(ctx context.Context, client goredis.UniversalClient, epoch string) error {
+	var errs []error
+	for n := range l.shards {
+		errs = append(errs, redis.Unfence(context.WithoutCancel(ctx), client, l.prefix, n, epoch))
+	}
+	return errors.Join(errs...)
+}
+
+// foldRest returns once Postgres has all that the log has, to which nothing is appended any
+// more. It folds that itself where no instance does.
+func (l *logStore) foldRest(ctx context.Context, client goredis.UniversalClient, run logRun) error {
+	sight, err := redis.Look(ctx, client, l.prefix, l.shards)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
+	readers, err := redis.OpenReaders(l.redisURL, l.shards)
+	if err != nil {
+		return err //nolint:wrapcheck // names the variable
+	}
+	defer func() { _ = readers.Close() }()
+	log := redis.New(redis.Config{Client: readers, Prefix: l.prefix, Shards: l.shards, Logger: l.logger})
+	defer log.Close()
+	folding, cancel := context.WithTimeout(ctx, foldRestMax)
+	defer cancel()
+	var projectors sync.WaitGroup
+	defer projectors.Wait()
+	defer cancel()
+	for n := range l.shards {
+		projectors.Go(func() {
+			projections.New(projections.Config{
+				Shard: n, Run: run.token, Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, l.databaseURL) },
+				Source: func(after events.Position) (message.Subscriber, string) {
+					return log.Reader(n, after), redis.LogStream(l.prefix, n)
+				},
+				Committed: func(events.Position) {}, Logger: l.logger,
+			}).Run(folding)
+		})
+	}
+	for n, end := range sight.Ends {
+		if err := waitHistory(folding, l.pool, n, end); err != nil {
+			return fmt.Errorf("fold what the log has of shard %d: %w", n, err)
+		}
+	}
+	return nil
 }
 
 func (l *logStore) putBack(ctx context.Context, client goredis.UniversalClient, folded []events.Position) ([]*putter, error) {

@@ -13,6 +13,9 @@ import (
 	"github.com/tallymq/tallymq/infra/redis"
 )
 
+// prefixSetting is the store setting that says how the store's keys in Redis begin.
+const prefixSetting = "redis_key_prefix"
+
 // errFinal marks what no waiting mends.
 var errFinal = errors.New("cannot start")
 
@@ -39,7 +42,7 @@ func (s *service) prepare(ctx context.Context) error {
 	if shards != strconv.Itoa(s.cfg.Shards) {
 		return fmt.Errorf("%w: SHARDS: is %d, but this store was first used with %s, which cannot be changed", errFinal, s.cfg.Shards, shards)
 	}
-	prefix, err := postgres.FixSetting(ctx, s.pool, "redis_key_prefix", s.cfg.RedisKeyPrefix)
+	prefix, err := postgres.FixSetting(ctx, s.pool, prefixSetting, s.cfg.RedisKeyPrefix)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -18,7 +17,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/vmihailenco/msgpack"
 
-	"github.com/tallymq/tallymq/infra/config"
 	"github.com/tallymq/tallymq/infra/devstack"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/redis"
@@ -96,6 +94,10 @@ func (b *recoveryBundle) verified() {
 	_, wrong, err := verifyLedgers(b.t.Context(), b.pool, log)
 	require.NoError(b.t, err)
 	require.Empty(b.t, wrong)
+	held, err := verifyDelivery(b.t.Context(), b.pool, log, b.cfg.Shards, nil)
+	require.NoError(b.t, err)
+	require.Empty(b.t, held.faults)
+	require.Empty(b.t, held.skipped)
 }
 
 // A Redis that lost everything is put back: what was not settled is delivered, once each and in
@@ -454,7 +456,7 @@ func (b *recoveryBundle) repairByHand() {
 	client, err := redis.OpenOne(b.cfg.RedisURL)
 	require.NoError(b.t, err)
 	defer func() { _ = client.Close() }()
-	store := &logStore{pool: b.pool, redisURL: b.cfg.RedisURL, prefix: b.cfg.RedisKeyPrefix, shards: b.cfg.Shards, logger: slog.New(slog.DiscardHandler)}
+	store := &logStore{pool: b.pool, databaseURL: b.cfg.DatabaseURL, redisURL: b.cfg.RedisURL, prefix: b.cfg.RedisKeyPrefix, shards: b.cfg.Shards, logger: slog.New(slog.DiscardHandler)}
 	_, err = store.repair(b.t.Context(), client, true)
 	require.NoError(b.t, err)
 }
@@ -466,5 +468,3 @@ func (b *recoveryBundle) reads() {
 		return b.get("/queues/a").status == http.StatusOK && b.get("/queues/b").status == http.StatusOK && b.get("/queues/c").status == http.StatusOK
 	})
 }
-
-var _ = []any{json.Marshal, config.Config{}}

@@ -229,7 +229,7 @@ func (s *service) openStores(ctx, work context.Context) (err error) {
 	if s.pool, err = postgres.Open(work, s.cfg.DatabaseURL); err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}
-	s.watch = newLogWatch(&logStore{pool: s.pool, redisURL: s.cfg.RedisURL, prefix: s.cfg.RedisKeyPrefix, shards: s.cfg.Shards, logger: s.logger})
+	s.watch = newLogWatch(&logStore{pool: s.pool, databaseURL: s.cfg.DatabaseURL, redisURL: s.cfg.RedisURL, prefix: s.cfg.RedisKeyPrefix, shards: s.cfg.Shards, logger: s.logger})
 	if s.redis, s.readers, err = redis.OpenGuarded(s.cfg.RedisURL, s.cfg.Shards, s.watch.guard); err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}

@@ -59,6 +59,14 @@ func Fence(ctx context.Context, client goredis.UniversalClient, prefix string, s
 	return nil
 }
 
+// Unfence lets a shard be used again with which nothing was done since [Fence].
+func Unfence(ctx context.Context, client goredis.UniversalClient, prefix string, shard int, epoch string) error {
+	if err := client.Set(ctx, shardKeys(prefix, shard).epoch(), epoch, 0).Err(); err != nil {
+		return fmt.Errorf("open shard %d: %w", shard, err)
+	}
+	return nil
+}
+
 // Begin removes whatever the shard holds, but for its log: who follows that with a consumer
 // group of its own keeps its place.
 func (r *Restorer) Begin(ctx context.Context) error {

@@ -40,6 +40,9 @@ var stateSource string
 //go:embed scripts/where.lua
 var whereSource string
 
+//go:embed scripts/held.lua
+var heldSource string
+
 //go:embed scripts/lag.lua
 var lagSource string
 
@@ -53,6 +56,7 @@ var (
 	trimScript   = goredis.NewScript(fenceSource + trimSource)
 	stateScript  = goredis.NewScript(fenceSource + commonSource + stateSource)
 	whereScript  = goredis.NewScript(fenceSource + commonSource + whereSource)
+	heldScript   = goredis.NewScript(fenceSource + commonSource + heldSource)
 	lagScript    = goredis.NewScript(fenceSource + lagSource)
 )
 

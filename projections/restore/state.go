@@ -242,6 +242,19 @@ func (g *Group) Items(t *Topic) []Item {
 	return items
 }
 
+// All returns whatever a group has not settled, in no order.
+func (g *Group) All(t *Topic) []Item {
+	items := g.Items(t)
+	for i := range g.places {
+		part := t.Partitions[i]
+		for offset := g.Fresh(t, i); offset < part.Next; offset++ {
+			e := part.Entries[offset-part.First]
+			items = append(items, Item{Entry: e, Partition: i, Offset: offset, Attempt: g.Base + 1, Base: g.Base, Arrived: e.Position})
+		}
+	}
+	return items
+}
+
 // Low is the first offset of a partition that Redis is to hold: what some group has not
 // been given, and the newest others.
 func (t *Topic) Low(partition int) int64 {
