@@ -1,0 +1,322 @@
+package queries
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/infra/postgres"
+)
+
+// moving is busy and changes queues and subscriptions, too.
+type moving struct {
+	*busy
+
+	// extras are queues that come and go under few names, each with its subscriptions.
+	extras map[string][]string
+	// ever are all subscriptions and messages that there were.
+	ever     map[string]string
+	messages []string
+}
+
+func newMoving(t *testing.T, seed uint64) *moving {
+	t.Helper()
+	m := &moving{busy: newBusy(t, seed), extras: map[string][]string{}, ever: map[string]string{}}
+	for _, s := range m.members {
+		m.ever[s.id] = s.caller.TenantID
+	}
+	return m
+}
+
+func (m *moving) step() {
+	ctx := m.t.Context()
+	name := fmt.Sprint("extra", m.rng.IntN(3))
+	subs, there := m.extras[name]
+	switch dice := m.rng.IntN(100); {
+	case dice < 70:
+		m.busy.step()
+		for _, s := range m.members {
+			m.ever[s.id] = s.caller.TenantID
+		}
+	case dice < 74 && !there:
+		m.queue(name, 1, false)
+		m.extras[name] = nil
+	case dice < 76 && there:
+		_, err := m.DeleteQueue(ctx, m.caller, name, nil)
+		require.NoError(m.t, err)
+		delete(m.extras, name)
+	case dice < 82 && there:
+		id := m.subscribe(m.caller, name, fmt.Sprint("x", m.rng.IntN(2)))
+		m.extras[name], m.ever[id] = append(subs, id), m.caller.TenantID
+	case dice < 86 && len(subs) > 0:
+		id := subs[m.rng.IntN(len(subs))]
+		m.update(m.caller, id)
+	case dice < 92:
+		who := m.members[m.rng.IntN(len(m.members))]
+		m.update(who.caller, who.id)
+		_, _, err := m.ResumeSubscription(ctx, who.caller, who.id, nil) // others pull from it
+		require.NoError(m.t, err)
+	case dice < 95:
+		about := fmt.Sprint("about ", m.rng.IntN(3))
+		_, _, err := m.UpdateQueue(ctx, m.caller, commands.UpdateQueue{
+			Queue: "orders", Description: &about, SchemaDefinition: json.RawMessage([]string{`{"b": 1, "a": [1.0]}`, `null`}[m.rng.IntN(2)]),
+			RetentionMs: new([]int64{60_000, 70_000}[m.rng.IntN(2)]),
+		})
+		require.NoError(m.t, err)
+	case there:
+		m.messages = append(m.messages, m.publish(commands.Publish{Queue: name}).MessageID)
+	}
+}
+
+func (m *moving) update(caller commands.Caller, id string) {
+	ctx := m.t.Context()
+	var err error
+	switch m.rng.IntN(3) {
+	case 0:
+		_, _, err = m.PauseSubscription(ctx, caller, id, nil)
+	case 1:
+		_, _, err = m.ResumeSubscription(ctx, caller, id, nil)
+	default:
+		most := 10 + m.rng.IntN(9)
+		_, _, err = m.UpdateSubscription(ctx, caller, commands.UpdateSubscription{
+			SubscriptionID: id, MaxPollRecords: &most, MessageFilter: json.RawMessage([]string{`{}`, `null`}[m.rng.IntN(2)]),
+		})
+	}
+	require.NoError(m.t, err)
+}
+
+// answers are what was answered, by question.
+type answers map[string]any
+
+var everyStatus = []string{"", "published", "consumed", "failed", "dead_letter", "scheduled", "cancelled", "expired", "purged"}
+
+// now asks for everything as it is.
+func (m *moving) now() answers {
+	ctx, out := m.t.Context(), answers{}
+	for n := 1; n <= 2; n++ {
+		tenant := tenantID(n)
+		db := postgres.ForTenant(m.pool, tenant)
+		queues, _, err := Queues(ctx, db, tenant, Page{Limit: 100})
+		require.NoError(m.t, err)
+		out["queues of "+tenant] = queues
+		for _, name := range []string{"orders", "extra0", "extra1", "extra2"} {
+			for _, ref := range []string{name, tenantID(1) + ":" + name} {
+				out["queue "+ref+" of "+tenant] = orError(QueueByName(ctx, db, tenant, ref))
+			}
+		}
+		for _, f := range []SubscriptionFilter{{}, {Queue: tenantID(1) + ":orders"}, {Queue: "extra1"}, {ConsumerGroup: "g0"}} {
+			list, _, err := Subscriptions(ctx, db, tenant, f, Page{Limit: 500})
+			require.NoError(m.t, err)
+			out[fmt.Sprint("subscriptions of ", tenant, f)] = list
+		}
+		for id := range m.ever {
+			out["subscription "+id+" of "+tenant] = orError(SubscriptionByID(ctx, db, tenant, id))
+		}
+		for _, f := range m.filters() {
+			list, _, err := Messages(ctx, db, tenant, f, Page{Limit: 2000})
+			require.NoError(m.t, err)
+			out[fmt.Sprint("messages of ", tenant, f)] = list
+		}
+		for _, id := range m.messages {
+			out["message "+id+" of "+tenant] = orError(MessageByID(ctx, db, tenant, id))
+			list, err := Attempts(ctx, db, tenant, id)
+			require.NoError(m.t, err)
+			out["attempts of "+id+" of "+tenant] = list
+		}
+	}
+	accounts, err := Accounts(ctx, postgres.AllTenants(m.pool), 0, m.topicID, int64(m.folded))
+	require.NoError(m.t, err)
+	for _, a := range accounts {
+		out["account "+a.Group] = a.String()
+	}
+	return out
+}
+
+func (m *moving) filters() []MessageFilter {
+	list := []MessageFilter{{Queue: "extra0"}, {Queue: "orders", Key: "k1"}}
+	for _, status := range everyStatus {
+		list = append(list, MessageFilter{Status: status})
+	}
+	from := PositionTime(int64(m.folded)).Add(-50 * time.Millisecond)
+	return append(list, MessageFilter{
+		Queue: "orders", From: from, To: from.Add(30 * time.Millisecond),
+		IDFrom: postgres.MessageIDBound(from.Add(-clockSkewMax)), IDTo: postgres.MessageIDBound(from.Add(clockSkewMax)),
+	})
+}
+
+// then asks for the same as it was.
+func (m *moving) then(at answers, position int64, f []MessageFilter) answers {
+	ctx, out := m.t.Context(), answers{}
+	all := postgres.AllTenants(m.pool)
+	folded, err := Folded(ctx, all)
+	require.NoError(m.t, err)
+	asOf := AsOf{Position: position, Folded: folded}
+	for n := 1; n <= 2; n++ {
+		tenant := tenantID(n)
+		db := postgres.ForTenant(m.pool, tenant)
+		out["queues of "+tenant] = inPages(m, func(p Page) ([]Queue, string, error) { return QueuesAsOf(ctx, db, tenant, asOf, p) })
+		for _, name := range []string{"orders", "extra0", "extra1", "extra2"} {
+			for _, ref := range []string{name, tenantID(1) + ":" + name} {
+				out["queue "+ref+" of "+tenant] = orError(QueueAsOf(ctx, db, all, tenant, ref, asOf))
+			}
+		}
+		for _, f := range []SubscriptionFilter{{}, {Queue: tenantID(1) + ":orders"}, {Queue: "extra1"}, {ConsumerGroup: "g0"}} {
+			out[fmt.Sprint("subscriptions of ", tenant, f)] = plain(m, inPages(m, func(p Page) ([]SubscriptionThen, string, error) {
+				return SubscriptionsAsOf(ctx, db, all, tenant, f, asOf, p)
+			})...)
+		}
+		for id := range m.ever {
+			key := "subscription " + id + " of " + tenant
+			s, err := SubscriptionAsOf(ctx, db, all, tenant, id, asOf)
+			out[key] = orError(s, err)
+			if err == nil {
+				out[key] = plain(m, s)[0]
+				out["account "+s.Group()] = m.account(s, asOf)
+			}
+		}
+		for _, f := range f {
+			out[fmt.Sprint("messages of ", tenant, f)] = inPages(m, func(p Page) ([]Message, string, error) {
+				return MessagesAsOf(ctx, db, all, tenant, f, asOf, p)
+			})
+		}
+		for _, id := range m.messages {
+			key := "message " + id + " of " + tenant
+			if _, asked := at[key]; !asked {
+				continue
+			}
+			found, err := MessageAsOf(ctx, db, all, tenant, id, asOf)
+			out[key] = orError(found, err)
+			if err == nil {
+				out[key] = found.Message
+			}
+			list, err := AttemptsAsOf(ctx, db, tenant, id, position)
+			require.NoError(m.t, err)
+			out["attempts of "+id+" of "+tenant] = list
+		}
+	}
+	return out
+}
+
+// account counts both ways, where there are both.
+func (m *moving) account(s SubscriptionThen, asOf AsOf) string {
+	m.t.Helper()
+	ctx, db := m.t.Context(), postgres.AllTenants(m.pool)
+	near := asOf
+	near.Folded = []int64{asOf.Of(0)} // back is nearer
+	a, err := AccountAsOf(ctx, db, s, near)
+	require.NoError(m.t, err)
+	far := asOf
+	far.Folded = []int64{1 << 62} // forward is
+	b, err := AccountAsOf(ctx, db, s, far)
+	require.NoError(m.t, err)
+	require.Equal(m.t, a.String(), b.String())
+	require.GreaterOrEqual(m.t, b.Unsettled(), int64(0))
+	return b.String()
+}
+
+func orError[T any](v T, err error) any {
+	if err != nil {
+		return err.Error()
+	}
+	return v
+}
+
+// plain are subscriptions without what only the past knows. When they last consumed must
+// have been found.
+func plain(m *moving, list ...SubscriptionThen) []Subscription {
+	out := []Subscription{}
+	for _, s := range list {
+		require.False(m.t, s.LastConsumedUnknown)
+		out = append(out, s.Subscription)
+	}
+	return out
+}
+
+// inPages reads a list of the past in pages of some length.
+func inPages[T any](m *moving, read func(Page) ([]T, string, error)) []T {
+	all, page := []T{}, Page{Limit: 1 + m.rng.IntN(60)}
+	for {
+		list, next, err := read(page)
+		require.NoError(m.t, err)
+		require.LessOrEqual(m.t, len(list), page.Limit)
+		all = append(all, list...)
+		if next == "" {
+			return all
+		}
+		page.After = []string{next}
+	}
+}
+
+// Whatever happens after a position, what is answered as of it is what was answered then.
+func TestThePastIsAnsweredAsThePresentWas(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(2) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			m := newMoving(t, seed)
+			type moment struct {
+				position int64
+				filters  []MessageFilter
+				answers
+			}
+			var moments []moment
+			for range 12 {
+				for range 70 {
+					m.step()
+				}
+				for _, p := range m.seen[max(0, len(m.seen)-20):] {
+					m.messages = append(m.messages, p.MessageID)
+				}
+				m.foldTo(m.state(m.topicID).Last)
+				moments = append(moments, moment{int64(m.folded), m.filters(), m.now()})
+			}
+			check := func(questions func(string) bool) (checked int) {
+				for _, i := range rand.Perm(len(moments)) {
+					at := moments[i]
+					then := m.then(at.answers, at.position, at.filters)
+					for question, want := range at.answers {
+						if questions(question) {
+							requireSame(t, want, then[question], "%s as of %d", question, at.position)
+							checked++
+						}
+					}
+				}
+				return checked
+			}
+			t.Logf("%d answers stayed", check(func(string) bool { return true }))
+			// and with the queue gone, too: to another tenant, it is as if there never was one
+			_, err := m.DeleteQueue(t.Context(), m.caller, "orders", nil)
+			require.NoError(t, err)
+			m.queue("other", 1, false)
+			m.foldTo(m.state(m.topicID).Last)
+			_, err = QueueByName(t.Context(), m.pool, tenantID(1), "orders")
+			require.ErrorIs(t, err, ErrNotFound)
+			check(func(question string) bool { return !strings.Contains(question, "of "+tenantID(2)) })
+			theirs := "subscriptions of " + tenantID(2) + "{ }"
+			for _, at := range moments {
+				then := m.then(at.answers, at.position, nil)
+				require.Equal(t, "not found", then["queue "+tenantID(1)+":orders of "+tenantID(2)])
+				require.Len(t, then[theirs], len(at.answers[theirs].([]Subscription)))
+			}
+			folded, err := Folded(t.Context(), m.pool)
+			require.NoError(t, err)
+			require.Empty(t, m.then(answers{}, folded[0], nil)[theirs])
+		})
+	}
+}
+
+// requireSame compares answers as callers get them.
+func requireSame(t *testing.T, want, got any, format string, args ...any) {
+	t.Helper()
+	a, err := json.MarshalIndent(want, "", " ")
+	require.NoError(t, err)
+	b, err := json.MarshalIndent(got, "", " ")
+	require.NoError(t, err)
+	require.Equal(t, string(a), string(b), append([]any{format}, args...)...)
+}
