@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/commands"
@@ -319,4 +320,131 @@ func requireSame(t *testing.T, want, got any, format string, args ...any) {
 	b, err := json.MarshalIndent(got, "", " ")
 	require.NoError(t, err)
 	require.Equal(t, string(a), string(b), append([]any{format}, args...)...)
+}
+
+// fillPast adds to fillDelivery what the past is read by: the creation of topics, a tenth
+// of them deleted again, and of subscriptions, and attempts.
+func fillPast(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	fillDelivery(t, pool)
+	for _, sql := range []string{
+		`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, topic_id, version, occurred_at, metadata, data)
+			SELECT 0, row_number() OVER (), 'admin', gen_random_uuid(), 'topic.created', tenant_id, id, 1, created_at, '{}', '{"isPublic":true,"allowedProducers":[],"allowedConsumers":[]}' FROM message_topics`,
+		`UPDATE message_topics SET status = 'archived' WHERE name LIKE 'q%7'`,
+		`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, topic_id, version, occurred_at, metadata, data)
+			SELECT 0, (20001 + row_number() OVER ()) << 20, 'admin', gen_random_uuid(), 'topic.deleted', tenant_id, id, 2, created_at, '{}', '{}' FROM message_topics WHERE status = 'archived'`,
+		`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, topic_id, subscription_id, version, occurred_at, metadata, data)
+			SELECT 0, 3000 + n, 'admin', gen_random_uuid(), 'subscription.created', ('00000000-0000-0000-0000-' || lpad((1 + n % 10)::text, 12, '0'))::uuid, ('00000000-0000-0000-0001-' || lpad((n % 200)::text, 12, '0'))::uuid,
+			('00000000-0000-0000-0002-' || lpad(n::text, 12, '0'))::uuid, 1, now(), '{}', '{"consumerGroup":"g1","joined":{"group":"g1","began":true}}' FROM generate_series(0, 9999) n`,
+		`INSERT INTO consumption_records (id, subscription_id, message_id, consumer_instance, status, tenant_id, attempt, processed_at)
+			SELECT gen_random_uuid(), gen_random_uuid(), '00000000-0000-7000-8000-' || lpad(n::text, 12, '0'), 'c', 'success', '00000000-0000-0000-0000-000000000001', 1, 'epoch'::timestamptz + n * interval '1 ms' FROM generate_series(1, 20000) n`,
+		`ANALYZE`,
+	} {
+		_, err := pool.Exec(t.Context(), sql)
+		require.NoError(t, err, sql)
+	}
+}
+
+// Each question about the past is a statement, or two, that indexes answer, whatever there
+// is beside it: the number of statements does not depend on the page.
+func TestReadsOfThePastUseIndexes(t *testing.T) {
+	t.Parallel()
+	pool := setup(t)
+	fillPast(t, pool)
+	const (
+		topicID = "00000000-0000-0000-0001-000000000008"
+		subID   = "00000000-0000-0000-0002-000000000010"
+	)
+	ctx, tenant := t.Context(), tenantID(1)
+	asOf := AsOf{Position: 15_000 << positionTimeBits, Folded: []int64{40_000 << positionTimeBits, 40_000 << positionTimeBits}}
+	message := MessageThen{Message: Message{MessageID: "00000000-0000-7000-8000-000000000008", TopicID: topicID}, Position: 8}
+	sub := SubscriptionThen{Subscription: Subscription{ID: subID, TopicID: topicID, TenantID: tenant}}
+	counting := counting{shard: 0, topicID: topicID, group: "g1", position: 15_000 << positionTimeBits}
+	for name, tc := range map[string]struct {
+		run     func(DB) error
+		indexes []string
+		// all says that it is asked of all tenants' events.
+		all bool
+	}{
+		"a queue": {func(db DB) error {
+			_, err := QueueAsOf(ctx, db, nil, tenant, "q8", asOf)
+			return err
+		}, []string{"message_topics_", "event_history_topics"}, false},
+		"queues": {func(db DB) error {
+			_, _, err := QueuesAsOf(ctx, db, tenant, asOf, Page{Limit: 50, After: []string{"q2"}})
+			return err
+		}, []string{"message_topics_", "event_history_topics"}, false},
+		"ends of queues": {func(db DB) error {
+			_, err := topicEnds(ctx, db, []string{topicID, "00000000-0000-0000-0001-000000000007"})
+			return err
+		}, []string{"event_history_topics"}, true},
+		"a subscription": {func(db DB) error {
+			_, err := SubscriptionAsOf(ctx, db, nil, tenant, subID, asOf)
+			return err
+		}, []string{"event_history_admin_subscription_id_position_idx"}, false},
+		"subscriptions": {func(db DB) error {
+			_, _, err := SubscriptionsAsOf(ctx, db, nil, tenant, SubscriptionFilter{}, asOf, Page{Limit: 50, After: []string{subID}})
+			return err
+		}, []string{"event_history_subscriptions", "event_history_admin_subscription_id_position_idx"}, false},
+		"when subscriptions last consumed": {func(db DB) error {
+			return lastConsumedThen(ctx, db, tenant, asOf, []SubscriptionThen{sub})
+		}, []string{"event_history_message_default_", "message_subscriptions_pkey"}, false},
+		"a message": {func(db DB) error {
+			_, err := MessageAsOf(ctx, db, nil, tenant, message.MessageID, asOf)
+			return err
+		}, []string{"message_records_default_pkey", "event_history_topics"}, false},
+		"messages": {func(db DB) error {
+			_, _, err := MessagesAsOf(ctx, db, nil, tenant, MessageFilter{Status: "consumed"}, asOf, Page{Limit: 50, After: []string{"00000000-0000-7000-8000-000000010000"}})
+			return err
+		}, []string{"message_records_default_tenant_id_topic_id_message_id_idx", "event_history_topics", "message_records_default_pkey"}, false},
+		"messages of a queue and a key": {func(db DB) error {
+			_, _, err := MessagesAsOf(ctx, db, nil, tenant, MessageFilter{Queue: "q8", Key: "k"}, asOf, Page{Limit: 50})
+			return err
+		}, []string{"message_records_default_", "event_history_topics"}, false},
+		"what became of messages": {func(db DB) error {
+			_, err := foldMessages(ctx, db, asOf, []MessageThen{message})
+			return err
+		}, []string{"event_history_message_default_message_id_position_idx", "event_history_topics"}, true},
+		"attempts": {func(db DB) error {
+			_, err := AttemptsAsOf(ctx, db, tenant, message.MessageID, 8<<positionTimeBits)
+			return err
+		}, []string{"consumption_records_default_pkey"}, false},
+		"the life of a group": {func(db DB) error {
+			_, err := AccountAsOf(ctx, db, sub, asOf)
+			return err
+		}, []string{"event_history_admin_topic_id_position_idx"}, false},
+		"a ledger forward": {func(db DB) error {
+			counting.db = db
+			_, err := counting.between(ctx, 14_900<<positionTimeBits, 15_000<<positionTimeBits)
+			return err
+		}, []string{"event_history_message_default_"}, false},
+		"scheduled back from now": {func(db DB) error {
+			c := counting
+			c.db, c.position, c.kept = db, 39_900<<positionTimeBits, 1
+			_, err := c.scheduled(ctx)
+			return err
+		}, []string{"event_history_message_default_", "topic_counts_pkey"}, false},
+		"history of a queue": {func(db DB) error {
+			_, _, err := QueueHistory(ctx, db, tenant, "q8", Page{Limit: 50, After: []string{"100"}})
+			return err
+		}, []string{"message_topics_ever", "event_history_topics"}, false},
+		"history of a subscription": {func(db DB) error {
+			_, _, err := SubscriptionHistory(ctx, db, tenant, subID, Page{Limit: 50, After: []string{"100"}})
+			return err
+		}, []string{"event_history_admin_subscription_id_position_idx"}, false},
+	} {
+		dbs := []DB{pool, postgres.AllTenants(pool)}
+		if !tc.all {
+			dbs = append(dbs, postgres.ForTenant(pool, tenant))
+		}
+		for _, db := range dbs {
+			p := plan(t, db, tc.run)
+			for _, index := range tc.indexes {
+				require.Contains(t, p, index, "%s\n%s", name, p)
+			}
+			for _, table := range []string{"event_history_message", "event_history_admin", "message_records", "consumption_records", "message_subscriptions", "topic_counts"} {
+				require.NotContains(t, p, "Seq Scan on "+table, "%s\n%s", name, p)
+			}
+		}
+	}
 }

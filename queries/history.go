@@ -163,8 +163,12 @@ func (r changeRow) change(states map[string]map[string]json.RawMessage, thing st
 	for _, name := range namesOfThings {
 		delete(said, name)
 	}
+	kind := r.Kind
+	if kind == "topic.deleted" && thing != r.TopicID {
+		kind = "subscription.deleted" // it ended with its queue
+	}
 	before := states[thing]
-	after, details := after(r.Kind, before, said)
+	after, details := after(kind, before, said)
 	states[thing] = after
 	c.Fields = difference(before, after)
 	if len(details) > 0 {
