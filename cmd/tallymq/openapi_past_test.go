@@ -36,10 +36,7 @@ func TestTheDocumentedPastIsTrue(t *testing.T) {
 		t.Helper()
 		r := l.byID[id].like(example{})
 		clear(r.query)
-		clear(r.path)
-		for name, value := range path {
-			r.path[name] = value
-		}
+		r.path = path
 		if asOf != "" {
 			r.query.Set("asOf", asOf)
 		}

@@ -107,10 +107,10 @@ func TestThePastIsShown(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, b.get("/queues/past").status)
 	// a time is all of its millisecond
 	at := web.FormatTime(time.UnixMilli(step(6) >> 20))
-	require.Equal(t, 2.0, b.requireGet("/queues/past?asOf=" + at).body["partitionCount"])
+	require.InDelta(t, 2.0, b.requireGet("/queues/past?asOf=" + at).body["partitionCount"], 0)
 	require.Equal(t, `"2"`, b.get("/queues/past?asOf="+at).header.Get("ETag"))
 	at = web.FormatTime(time.UnixMilli(step(6)>>20 - 1))
-	require.Equal(t, 1.0, b.requireGet("/queues/past?asOf=" + at).body["partitionCount"])
+	require.InDelta(t, 1.0, b.requireGet("/queues/past?asOf=" + at).body["partitionCount"], 0)
 	// where less is folded, the answer says so
 	a := b.requireGet("/queues?asOf=" + web.FormatTime(time.Now()))
 	require.Equal(t, []any{num(base + 101*second), "5"}, a.body["asOf"].(map[string]any)["shards"])
@@ -243,7 +243,7 @@ func TestAnotherTenantsPastIsNone(t *testing.T) {
 	// what is public now and was then is shown as it was then
 	_, err := b.pool.Exec(t.Context(), `UPDATE message_topics SET status = 'active' WHERE id = $1`, pastTopic)
 	require.NoError(t, err)
-	require.Equal(t, 1.0, b.asOf("/queues/"+tenant+":past", 5).body["partitionCount"])
+	require.InDelta(t, 1.0, b.asOf("/queues/"+tenant+":past", 5).body["partitionCount"], 0)
 	_, err = b.pool.Exec(t.Context(), `UPDATE event_history SET data = (data::jsonb || '{"isPublic":false}')::json WHERE topic_id = $1 AND kind = 'topic.created'`, pastTopic)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusNotFound, b.asOf("/queues/"+tenant+":past", 5).status)
