@@ -86,8 +86,9 @@ func messagesThen(ctx context.Context, db DB, tenantID string, f MessageFilter, 
 	if f.Queue != "" {
 		ids = ids.Where(`t.name COLLATE "C" = ?`, f.Queue)
 	}
+	// One by one by their primary key: a join that is free to choose may read every record.
 	q := sq.Select(append(messageColumns("NULL::text"), "m.shard", "m.position")...).FromSelect(ids, "p").
-		Join("message_records m ON m.message_id = p.message_id").Join("message_topics t ON t.id = m.topic_id").OrderBy("m.message_id DESC")
+		JoinClause("CROSS JOIN LATERAL (SELECT * FROM message_records r WHERE r.message_id = p.message_id OFFSET 0) m").Join("message_topics t ON t.id = m.topic_id").OrderBy("m.message_id DESC")
 	return collect[MessageThen](ctx, db, "messages as of then", q)
 }
 

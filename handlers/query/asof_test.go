@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -277,4 +278,28 @@ func TestHistoryIsShown(t *testing.T) {
 func without(m map[string]any, name string) map[string]any {
 	delete(m, name)
 	return m
+}
+
+// Whatever ?asOf= is, it is a position that is one, or refused.
+func FuzzParseAsOf(f *testing.F) {
+	for _, text := range []string{"", "0", "1859476774117081088", "-1", "+1", "1e3", "9223372036854775808", "2026-01-31T08:00:00Z", "2026-01-31T08:00:00.0009+14:00", "9998-12-31T23:59:59Z", "1970-12-31T23:59:59Z"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		position, ok := parseAsOf(text)
+		if !ok {
+			return
+		}
+		require.GreaterOrEqual(t, position, int64(0))
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			require.Equal(t, n, position)
+			return
+		}
+		at, err := time.Parse(time.RFC3339Nano, text)
+		require.NoError(t, err)
+		if at.Year() < 2248 { // as long as positions last
+			require.Equal(t, at.UnixMilli(), position>>20)
+			require.Equal(t, at.UnixMilli()+1, (position+1)>>20)
+		}
+	})
 }
