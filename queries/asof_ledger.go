@@ -3,6 +3,7 @@ package queries
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/Masterminds/squirrel"
 )
@@ -85,7 +86,7 @@ func AccountAsOf(ctx context.Context, db DB, s SubscriptionThen, asOf AsOf) (Acc
 	reachesBack := l.began >= asOf.Kept
 	switch {
 	case l.ended == 0 && (!reachesBack || asOf.Folded[s.Shard]-position < position-l.began):
-		return AccountOf(ctx, db, s.Shard, s.TopicID, group, position)
+		return c.back(ctx)
 	case !reachesBack:
 		return Account{}, fmt.Errorf("count group %s from %d: %w", group, l.began, ErrGone)
 	default:
@@ -134,6 +135,35 @@ type counting struct {
 
 func (c counting) between(ctx context.Context, after, upTo int64) (Account, error) {
 	return one(collect[Account](ctx, c.db, "ledger as of then", squirrel.Expr(countedSQL, c.shard, after, upTo, c.topicID, c.group)))
+}
+
+// revivedSQL asks whether dead letters of the group may have come back since that are of
+// messages before $5.
+const revivedSQL = `
+SELECT EXISTS (SELECT FROM event_history h WHERE h.scope = 'message' AND h.shard = $1::smallint AND h.position > $2::bigint AND h.topic_id = $3::text::uuid
+    AND h.kind = 'message.redriven' AND h.data->>'consumerGroup' = $4::text AND coalesce((h.data->>'deadLetters')::bigint, 0) > 0 AND h.message_id < $5::text)`
+
+// back counts back from now. When a message died that came back since is found in its own
+// history: where that is not kept, neither is the account.
+func (c counting) back(ctx context.Context) (Account, error) {
+	if c.kept > 0 {
+		type revived struct{ Any bool }
+		before := messageIDFrom(PositionTime(c.kept).Add(clockSkewMax))
+		r, err := one(collect[revived](ctx, c.db, "dead letters that came back", squirrel.Expr(revivedSQL, c.shard, c.position, c.topicID, c.group, before)))
+		if err != nil {
+			return Account{}, err
+		}
+		if r.Any {
+			return Account{}, fmt.Errorf("count group %s back to %d: %w", c.group, c.position, ErrGone)
+		}
+	}
+	return AccountOf(ctx, c.db, c.shard, c.topicID, c.group, c.position)
+}
+
+// messageIDFrom is the least UUIDv7 of a time or later, as text (RFC 9562, section 5.7).
+func messageIDFrom(t time.Time) string {
+	hex := fmt.Sprintf("%012x", t.UnixMilli())
+	return hex[:8] + "-" + hex[8:]
 }
 
 // forward counts from where the group began.

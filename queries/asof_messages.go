@@ -20,7 +20,7 @@ type MessageThen struct {
 	Position int64
 }
 
-// MessageAsOf is [MessageByID] as of then. all shows every tenant's events: consumers of
+// MessageAsOf is [MessageByID] as of then, or [ErrGone]. all shows every tenant's events: consumers of
 // a public queue may be of several tenants, and what they did to a message that db shows
 // is asked of all.
 func MessageAsOf(ctx context.Context, db, all DB, tenantID, messageID string, asOf AsOf) (MessageThen, error) {
@@ -31,8 +31,15 @@ func MessageAsOf(ctx context.Context, db, all DB, tenantID, messageID string, as
 	if err != nil {
 		return MessageThen{}, err
 	}
+	if slices.ContainsFunc(list, asOf.isGone) {
+		return MessageThen{}, fmt.Errorf("message %s: %w", messageID, ErrGone)
+	}
 	return one(foldMessages(ctx, all, asOf, list))
 }
+
+// isGone says that a message's beginning is not kept, although its record is: by the clock
+// that gave it its id, it is younger.
+func (a AsOf) isGone(m MessageThen) bool { return m.Position < a.Kept }
 
 // MessagesAsOf is [Messages] as of then. next is the key of the next page, "" for none; a
 // page may be short although there is one. all is as in [MessageAsOf].
@@ -47,7 +54,7 @@ func MessagesAsOf(ctx context.Context, db, all DB, tenantID string, f MessageFil
 	found, next, err := walk(page, piece, func(after []string, limit int) ([]MessageThen, error) {
 		return messagesThen(ctx, db, tenantID, f, asOf, after, limit)
 	}, func(list []MessageThen) ([]MessageThen, error) {
-		folded, err := foldMessages(ctx, all, asOf, list)
+		folded, err := foldMessages(ctx, all, asOf, slices.DeleteFunc(slices.Clone(list), asOf.isGone))
 		return slices.DeleteFunc(folded, func(m MessageThen) bool { return !f.passes(m.Message) }), err
 	}, func(m MessageThen) string { return m.MessageID })
 	list = make([]Message, len(found))

@@ -3,6 +3,7 @@ package queries
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -333,6 +334,54 @@ func requireSamef(t *testing.T, want, got any, format string, args ...any) {
 	require.Equal(t, string(a), string(b), append([]any{format}, args...)...)
 }
 
+// A message that died before history is kept, and came back since, makes an account from
+// between uncertain: that is said.
+func TestAnAccountIsNotGuessed(t *testing.T) {
+	t.Parallel()
+	w, ctx := newWorld(t), t.Context()
+	topicID := w.queue("orders", 1, false)
+	id := w.subscribe(w.caller, "orders", "g")
+	w.publish(commands.Publish{})
+	pulled, err := w.Pull(ctx, w.caller, commands.Pull{SubscriptionID: id})
+	require.NoError(t, err)
+	require.Len(t, pulled, 1)
+	_, err = w.DeadLetter(ctx, w.caller, id, []string{pulled[0].AckToken}, "no")
+	require.NoError(t, err)
+	dead := int64(w.state(topicID).Last)
+	attempt, err := w.ReserveAttempt(ctx, id)
+	require.NoError(t, err)
+	p := pulled[0]
+	_, err = w.Redrive(ctx, commands.Redrive{SubscriptionID: id, JobID: "j", Attempt: attempt, Messages: []commands.Redriven{{
+		MessageID: p.MessageID, Meta: p.Meta, Payload: p.Payload, Partition: p.Partition, Offset: p.Offset, Position: p.Position, DeadLetters: 1,
+	}}})
+	require.NoError(t, err)
+	w.foldAll(topicID)
+	folded, err := Folded(ctx, w.pool)
+	require.NoError(t, err)
+	at := func(position, kept int64) (string, error) {
+		asOf := AsOf{Position: position, Folded: folded, Kept: kept}
+		s, err := SubscriptionAsOf(ctx, w.pool, w.pool, tenantID(1), id, asOf)
+		require.NoError(t, err)
+		a, err := AccountAsOf(ctx, w.pool, s, asOf)
+		return a.String(), err
+	}
+	account, err := at(dead, 0)
+	require.NoError(t, err)
+	require.Equal(t, "g: 1 0 0 0 1 0 0 0", account)
+	_, err = at(dead, dead)
+	require.ErrorIs(t, err, ErrGone)
+	account, err = at(folded[0], dead)
+	require.NoError(t, err)
+	require.Equal(t, "g: 1 0 0 0 0 0 0 0", account)
+	// nor is a message's
+	_, err = MessageAsOf(ctx, w.pool, w.pool, tenantID(1), p.MessageID, AsOf{Position: dead, Folded: folded, Kept: dead})
+	require.ErrorIs(t, err, ErrGone)
+	list, next, err := MessagesAsOf(ctx, w.pool, w.pool, tenantID(1), MessageFilter{}, AsOf{Position: dead, Folded: folded, Kept: dead}, Page{Limit: 1})
+	require.NoError(t, err)
+	require.Empty(t, list)
+	require.Empty(t, next)
+}
+
 // fillPast adds to fillDelivery what the past is read by: the creation of topics, a tenth
 // of them deleted again, and of subscriptions, and attempts.
 func fillPast(t *testing.T, pool *pgxpool.Pool) {
@@ -429,6 +478,12 @@ func TestReadsOfThePastUseIndexes(t *testing.T) {
 			_, err := counting.between(ctx, 14_900<<positionTimeBits, 15_000<<positionTimeBits)
 			return err
 		}, []string{"event_history_message_default_"}, false},
+		"dead letters that came back": {func(db DB) error {
+			c := counting
+			c.db, c.position, c.kept = db, 39_900<<positionTimeBits, 1
+			_, err := c.back(ctx)
+			return err
+		}, []string{"event_history_message_default_"}, false},
 		"scheduled back from now": {func(db DB) error {
 			c := counting
 			c.db, c.position, c.kept = db, 39_900<<positionTimeBits, 1
@@ -458,4 +513,49 @@ func TestReadsOfThePastUseIndexes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// However few pass, a page looks at no more than it may and says where to go on, and pages
+// together miss nothing.
+func TestAWalkIsBounded(t *testing.T) {
+	t.Parallel()
+	const items, piece = 25_000, 500
+	read := func(after []string, limit int) ([]int, error) {
+		from := 1
+		if len(after) > 0 {
+			n, err := strconv.Atoi(after[0])
+			require.NoError(t, err)
+			from = n + 1
+		}
+		var list []int
+		for n := from; n <= items && len(list) < limit; n++ {
+			list = append(list, n)
+		}
+		return list, nil
+	}
+	var found []int
+	pages, page := 0, Page{Limit: 2}
+	for {
+		looked := 0
+		list, next, err := walk(page, piece, read, func(list []int) ([]int, error) {
+			looked += len(list)
+			var passed []int
+			for _, n := range list {
+				if n%6000 == 0 || n > 24_995 {
+					passed = append(passed, n)
+				}
+			}
+			return passed, nil
+		}, strconv.Itoa)
+		require.NoError(t, err)
+		require.LessOrEqual(t, len(list), page.Limit)
+		require.LessOrEqual(t, looked, asOfExamineMax)
+		found = append(found, list...)
+		if pages++; next == "" {
+			break
+		}
+		page.After = []string{next}
+	}
+	require.Equal(t, []int{6000, 12_000, 18_000, 24_000, 24_996, 24_997, 24_998, 24_999, 25_000}, found)
+	require.Equal(t, 5, pages)
 }

@@ -108,11 +108,21 @@ func (h *Handlers) kept(ctx context.Context, c echo.Context) (int64, error) {
 
 // requireKept refuses what retention has taken from an answer: it is asked once all is
 // read, since retention may have worked meanwhile.
-func (h *Handlers) requireKept(ctx context.Context, c echo.Context, position int64) (kept int64, err error) {
-	if kept, err = h.kept(ctx, c); err == nil && position < kept {
-		err = historyGone(kept)
+func (h *Handlers) requireKept(ctx context.Context, c echo.Context, asOf queries.AsOf) (kept int64, err error) {
+	kept, err = h.kept(ctx, c)
+	switch {
+	case err != nil:
+		return kept, err
+	case asOf.Position < kept:
+		return kept, historyGone(kept)
+	case kept != asOf.Kept:
+		return kept, h.historyMoves(c)
 	}
-	return kept, err
+	return kept, nil
+}
+
+func (h *Handlers) historyMoves(c echo.Context) error {
+	return h.failed(c, fmt.Errorf("%w: history changes while it is read", ErrStateUnavailable), nil)
 }
 
 func historyGone(kept int64) *web.Error {

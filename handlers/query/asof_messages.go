@@ -3,7 +3,6 @@ package query
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 
 	"github.com/labstack/echo/v4"
@@ -42,7 +41,7 @@ func (h *Handlers) messagesAsOf(c echo.Context) error {
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
-	kept, err := h.requireKept(ctx, c, l.asOf.Position)
+	kept, err := h.requireKept(ctx, c, l.asOf)
 	if err != nil {
 		return err
 	}
@@ -71,11 +70,11 @@ func (h *Handlers) messageAsOf(c echo.Context) error {
 	}
 	m, attempts, err := h.readMessageThen(ctx, tenantID, id, asOf)
 	// A message from before is not told apart from none, whatever is left of it.
-	kept, goneErr := h.requireKept(ctx, c, asOf.Position)
+	kept, keptErr := h.requireKept(ctx, c, asOf)
 	switch {
-	case goneErr != nil:
-		return goneErr
-	case kept > 0 && id < h.deps.MessageIDBound(queries.PositionTime(kept)):
+	case keptErr != nil:
+		return keptErr
+	case errors.Is(err, queries.ErrGone), kept > 0 && id < h.deps.MessageIDBound(queries.PositionTime(kept)):
 		return historyGone(kept)
 	case err != nil:
 		return h.failed(c, err, notFound(codeMessageNotFound, "message", id))
@@ -134,15 +133,14 @@ func (h *Handlers) ledgerAsOf(c echo.Context) error {
 		return err
 	}
 	a, err := h.accountThen(ctx, s, asOf)
-	// What retention took meanwhile may have been counted no more.
-	kept, keptErr := h.kept(ctx, c)
+	kept, keptErr := h.requireKept(ctx, c, asOf)
 	switch {
 	case keptErr != nil:
 		return keptErr
-	case errors.Is(err, queries.ErrGone), asOf.Position < kept:
+	case errors.Is(err, queries.ErrGone):
 		return historyGone(kept)
-	case kept != asOf.Kept, errors.Is(err, queries.ErrMoved):
-		return h.failed(c, fmt.Errorf("%w: history changes while it is read", ErrStateUnavailable), nil)
+	case errors.Is(err, queries.ErrMoved):
+		return h.historyMoves(c)
 	case err != nil:
 		return h.failed(c, err, subscriptionMissing(id))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/infra/postgres"
 )
 
 // Ids of what fillPast writes.
@@ -20,6 +22,7 @@ const (
 	pastTopic   = "00000000-0000-0000-0001-00000000000a"
 	pastSub     = "00000000-0000-0000-0002-00000000000a"
 	pastMessage = "019aba3c-4f00-7000-8000-00000000000a"
+	foreignPast = "00000000-0000-0000-0002-00000000000b"
 	sealedID    = "019aba3c-4f00-7000-8000-00000000000b"
 )
 
@@ -45,11 +48,13 @@ func fillPast(t *testing.T) *testBundle {
 	}
 	config := `{"topicId":"` + pastTopic + `","name":"past","topicType":"redis_stream","partitionCount":%d,"replicationFactor":1,"retentionMs":1,"messageFormat":"json","compressionType":"none","isPublic":true,"allowedProducers":[],"allowedConsumers":[],"status":"active"}`
 	delivery := `{"messageId":"` + pastMessage + `","topicId":"` + pastTopic + `","subscriptionId":"` + pastSub + `","consumerGroup":"g","consumer":"c","attempt":%d}`
+	created := `{"subscriptionId":"%s","topicId":"` + pastTopic + `","consumerGroup":"g","consumerName":"c","subscriptionType":"redis_consumer","offsetResetPolicy":"earliest","maxPollRecords":1,"sessionTimeoutMs":1000,"heartbeatIntervalMs":100,"handlerConfig":{},"maxRetryAttempts":1,"retryDelayMs":1,"status":"active","joined":{"group":"%s","began":true}}`
 	for _, sql := range []string{
 		`INSERT INTO message_topics (id, name, topic_type, is_public, tenant_id, created_at, updated_at, version, shard, status) VALUES ('` + pastTopic + `', 'past', 'redis_stream', true, '` + tenant + `', timestamptz 'epoch' + ` + num(step(1)>>20) + ` * interval '1 ms', now(), 3, 0, 'archived')`,
 		`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, topic_id, subscription_id, message_id, version, occurred_at, metadata, data) VALUES ` + strings.Join([]string{
 			event(1, "admin", "topic.created", "", "", "1", fmt.Sprintf(config, 1)),
-			event(2, "admin", "subscription.created", pastSub, "", "1", `{"subscriptionId":"`+pastSub+`","topicId":"`+pastTopic+`","consumerGroup":"g","consumerName":"c","subscriptionType":"redis_consumer","offsetResetPolicy":"earliest","maxPollRecords":1,"sessionTimeoutMs":1000,"heartbeatIntervalMs":100,"handlerConfig":{},"maxRetryAttempts":1,"retryDelayMs":1,"status":"active","joined":{"group":"g","began":true}}`),
+			event(2, "admin", "subscription.created", pastSub, "", "1", fmt.Sprintf(created, pastSub, "g")),
+			strings.Replace(event(3, "admin", "subscription.created", foreignPast, "", "1", fmt.Sprintf(created, foreignPast, other+":g")), tenant, other, 1),
 			event(3, "message", "message.published", "", pastMessage, "0", `{"payload":1}`),
 			event(4, "message", "message.failed", pastSub, pastMessage, "0", fmt.Sprintf(delivery, 1)),
 			event(5, "message", "message.consumed", pastSub, pastMessage, "0", fmt.Sprintf(delivery, 2)),
@@ -202,12 +207,42 @@ func TestThePastThatIsNotKept(t *testing.T) {
 		}
 		return horizon, nil
 	}
-	for _, path := range []string{"/messages", "/messages/" + pastMessage, "/subscriptions/" + pastSub + "/ledger"} {
+	for _, path := range []string{"/messages", "/messages/" + sealedID, "/subscriptions/" + pastSub + "/ledger"} {
 		asked = 0
 		require.Equal(t, http.StatusGone, b.asOf(path, 3).status, path)
+		asked = 0
+		require.Equal(t, http.StatusServiceUnavailable, b.asOf(path, 7).status, path)
 	}
 	b.deps.Horizon = func(context.Context) (time.Time, error) { return time.Time{}, errors.New("away") }
 	require.Equal(t, http.StatusServiceUnavailable, b.asOf("/messages", 3).status)
+}
+
+// What is left once retention has worked is told as it was, and nothing else.
+func TestThePastAfterRetention(t *testing.T) {
+	t.Parallel()
+	b := fillPast(t)
+	b.deps.Horizon = func(ctx context.Context) (time.Time, error) {
+		value, err := postgres.Setting(ctx, b.pool, postgres.HorizonSetting)
+		if err != nil || value == "" {
+			return time.Time{}, err
+		}
+		return time.Parse(time.RFC3339, value)
+	}
+	require.Equal(t, http.StatusOK, b.asOf("/messages/"+pastMessage, 5).status)
+	now := time.Date(2025, 11, 27, 12, 0, 0, 0, time.UTC)
+	require.NoError(t, postgres.DropExpired(t.Context(), b.pool, now, 24*time.Hour, slog.New(slog.DiscardHandler)))
+	for _, path := range []string{"/messages", "/messages/" + pastMessage, "/subscriptions/" + pastSub + "/ledger"} {
+		require.Equal(t, http.StatusGone, b.asOf(path, 5).status, path)
+	}
+	require.InDelta(t, 1.0, b.asOf("/queues/past", 5).body["partitionCount"], 0)
+	a := b.asOf("/subscriptions/"+pastSub, 5)
+	require.Equal(t, "active", a.body["status"])
+	require.NotContains(t, a.body, "lastConsumedAt")
+	const after = "asOf=2025-11-26T01:00:00Z"
+	require.Equal(t, http.StatusGone, b.get("/messages/"+pastMessage+"?"+after).status)
+	a = b.requireGet("/messages?" + after)
+	require.Empty(t, a.body["data"])
+	require.Equal(t, "2025-11-26T00:00:00.000Z", a.body["asOf"].(map[string]any)["keptSince"])
 }
 
 func TestAnotherTenantsPastIsNone(t *testing.T) {
@@ -237,14 +272,20 @@ func TestAnotherTenantsPastIsNone(t *testing.T) {
 		require.Equal(t, blank.Replace(fmt.Sprint(want.body)), blank.Replace(fmt.Sprint(a.body)), path)
 	}
 	for _, path := range []string{"/queues", "/messages", "/subscriptions?queue=past"} {
-		a := b.asOf(path, 8)
-		require.Equal(t, http.StatusOK, a.status, a.text)
-		require.Empty(t, a.body["data"], path)
+		list, _ := b.asOf(path, 8).items("id")
+		require.Empty(t, list, path)
 	}
+	// what they had on it is theirs, and counts what its owner published
+	a := b.asOf("/subscriptions/"+foreignPast+"/ledger", 8)
+	require.Equal(t, http.StatusOK, a.status, a.text)
+	require.Equal(t, []any{1.0, 0.0, 1.0, ""}, []any{a.body["published"], a.body["consumed"], a.body["unsettled"], a.body["queue"]})
+	require.Equal(t, http.StatusNotFound, b.asOf("/subscriptions/"+foreignPast, 2).status)
+	require.Equal(t, http.StatusNotFound, b.asOf("/subscriptions/"+foreignPast, 9).status, "it ended with its queue")
 	// what is public now and was then is shown as it was then
 	_, err := b.pool.Exec(t.Context(), `UPDATE message_topics SET status = 'active' WHERE id = $1`, pastTopic)
 	require.NoError(t, err)
 	require.InDelta(t, 1.0, b.asOf("/queues/"+tenant+":past", 5).body["partitionCount"], 0)
+	require.Equal(t, tenant+":past", b.asOf("/subscriptions/"+foreignPast, 5).body["queue"])
 	_, err = b.pool.Exec(t.Context(), `UPDATE event_history SET data = (data::jsonb || '{"isPublic":false}')::json WHERE topic_id = $1 AND kind = 'topic.created'`, pastTopic)
 	require.NoError(t, err)
 	require.Equal(t, http.StatusNotFound, b.asOf("/queues/"+tenant+":past", 5).status)
