@@ -6,5 +6,8 @@
 // every page. What a query costs beyond its page is said where it is; the caller's
 // context bounds it, on the server too.
 //
+// What is asked as of then (asof*.go) is folded from event_history by the rules of the
+// projections; a test holds it against what was answered then.
+//
 // It imports pgx and squirrel, nothing of TallyMQ.
 package queries

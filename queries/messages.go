@@ -139,10 +139,14 @@ func Attempts(ctx context.Context, db DB, tenantID, messageID string) ([]Attempt
 	newest := squirrel.Select("*").From("consumption_records").
 		Where("message_id = ? AND tenant_id = ?::text::uuid", messageID, tenantID).
 		OrderBy("processed_at DESC", "attempt DESC", "id DESC").Limit(AttemptsMax)
-	q := sq.Select("id::text", "subscription_id::text", "consumer_instance", "partition_id", "offset_value", "status", "processing_time_ms",
+	return collect[Attempt](ctx, db, "attempts", selectAttempts(newest))
+}
+
+// selectAttempts reads consumption records in the order in which they were settled.
+func selectAttempts(from squirrel.SelectBuilder) squirrel.SelectBuilder {
+	return sq.Select("id::text", "subscription_id::text", "consumer_instance", "partition_id", "offset_value", "status", "processing_time_ms",
 		"error_message", "retry_count", "consumed_at", "processed_at", "next_retry_at", "attempt", "reason", "status_code").
-		FromSelect(newest, "a").OrderBy("processed_at", "attempt", "id")
-	return collect[Attempt](ctx, db, "attempts", q)
+		FromSelect(from, "a").OrderBy("processed_at", "attempt", "id")
 }
 
 // Event is a row of event_history.

@@ -165,6 +165,9 @@ var guardedRoutes = map[string]guardedRoute{
 	"GET /schedules/:id":                  {scopes: readScopes, owned: true},
 	"GET /jobs":                           {scopes: readScopes},
 	"GET /jobs/:id":                       {scopes: readScopes, owned: true},
+
+	"GET /queues/:name/history":      {scopes: readScopes, owned: true},
+	"GET /subscriptions/:id/history": {scopes: readScopes, owned: true},
 }
 
 // openRoutes need no token.

@@ -31,6 +31,7 @@ var commonWays = map[int]way{
 	http.StatusUnauthorized:          simply(func(_ *scene, r *docRequest) { r.header.Del("Authorization"); r.header.Del(headerToken) }),
 	http.StatusForbidden:             simply(wrongScopes),
 	http.StatusNotFound:              simply(missing),
+	http.StatusGone:                  beforeRetention,
 	http.StatusPreconditionFailed:    simply(func(_ *scene, r *docRequest) { r.header.Set("If-Match", `"99"`) }),
 	http.StatusRequestEntityTooLarge: simply(tooMuch),
 	http.StatusUnsupportedMediaType:  simply(func(_ *scene, r *docRequest) { r.mediaType, r.body = "application/xml", []byte("<a/>") }),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -71,7 +72,7 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 		DB: func(tenantID string) queries.DB { return s.reader(tenantID, false) }, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
 		Open: s.openShown, OpenEvent: s.openEvent, MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
 		LedgerLive: s.ledgerLive, WaitFolded: s.waitFolded, AllTenants: func() queries.DB { return postgres.AllTenants(s.pool) },
-		Live: s.liveMessage, NextTick: cron.Next,
+		Live: s.liveMessage, NextTick: cron.Next, Horizon: s.horizon,
 	})
 	watch := monitor.New(monitor.Deps{Measure: s.measure, Health: s.health.now, Status: s.status})
 	if s.roles.has(roleCommand) {
@@ -98,6 +99,19 @@ func (s *service) messageStatus(ctx context.Context, tenantID, messageID string)
 		return "", nil
 	}
 	return m.Status, err //nolint:wrapcheck // says what it does
+}
+
+// horizon is since when messages are kept, zero where retention has dropped nothing yet.
+func (s *service) horizon(ctx context.Context) (time.Time, error) {
+	value, err := postgres.Setting(ctx, s.pool, postgres.HorizonSetting)
+	if err != nil || value == "" {
+		return time.Time{}, err //nolint:wrapcheck // says what it does
+	}
+	at, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return at, fmt.Errorf("setting %s: %w", postgres.HorizonSetting, err)
+	}
+	return at, nil
 }
 
 // reader is what a caller's queries run on: it shows one tenant's rows, or all.

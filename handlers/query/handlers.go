@@ -20,6 +20,8 @@ const (
 	codeMessageNotFound      = "MQ_MESSAGE_NOT_FOUND"
 	codeScheduleNotFound     = "MQ_SCHEDULE_NOT_FOUND"
 	codeJobNotFound          = "MQ_JOB_NOT_FOUND"
+	// codeHistoryGone is of what retention has dropped.
+	codeHistoryGone = "MQ_HISTORY_GONE"
 )
 
 // ErrStateUnavailable is what the errors of Deps.State and Deps.LedgerLive are wrapped in
@@ -50,6 +52,9 @@ type Deps struct {
 	// AllTenants is what the ledger of a group of another tenant's queue is counted on:
 	// its topic's events are that tenant's.
 	AllTenants func() queries.DB
+	// Horizon is since when messages are kept: retention has dropped what was before. It
+	// is zero where nothing was dropped yet.
+	Horizon func(ctx context.Context) (time.Time, error)
 	// Live returns where a message is for a group at this moment; nil, or nothing, is not
 	// known.
 	Live func(ctx context.Context, q queries.Question) (*queries.LiveMessage, error)
@@ -67,16 +72,18 @@ func New(deps Deps) *Handlers { return &Handlers{deps: deps} }
 // Register adds the routes to the API's group.
 func (h *Handlers) Register(g *echo.Group) {
 	read := web.Require(web.ScopeRead, web.ScopeAdmin)
-	g.GET("/queues", h.queues, read)
-	g.GET("/queues/:name", h.Queue, read)
-	g.GET("/subscriptions", h.subscriptions, read)
-	g.GET("/subscriptions/:id", h.subscription, read)
-	g.GET("/messages", h.messages, read)
-	g.GET("/messages/:id", h.message, read)
+	g.GET("/queues", asOfOr(h.queuesAsOf, h.queues), read)
+	g.GET("/queues/:name", asOfOr(h.queueAsOf, h.Queue), read)
+	g.GET("/queues/:name/history", h.queueHistory, read)
+	g.GET("/subscriptions", asOfOr(h.subscriptionsAsOf, h.subscriptions), read)
+	g.GET("/subscriptions/:id", asOfOr(h.subscriptionAsOf, h.subscription), read)
+	g.GET("/subscriptions/:id/history", h.subscriptionHistory, read)
+	g.GET("/messages", asOfOr(h.messagesAsOf, h.messages), read)
+	g.GET("/messages/:id", asOfOr(h.messageAsOf, h.message), read)
 	g.GET("/messages/:id/events", h.messageEvents, read)
 	g.GET("/messages/:id/explain", h.explain, read)
 	g.GET("/subscriptions/:id/dead-letters", h.deadLetters, web.Require(web.ScopeRead, web.ScopeConsume, web.ScopeAdmin))
-	g.GET("/subscriptions/:id/ledger", h.ledger, read)
+	g.GET("/subscriptions/:id/ledger", asOfOr(h.ledgerAsOf, h.ledger), read)
 	g.GET("/schedules", h.schedules, read)
 	g.GET("/schedules/:id", h.schedule, read)
 	g.GET("/jobs", h.jobs, read)

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -170,21 +171,35 @@ func (h *Handlers) message(c echo.Context) error {
 	if err != nil {
 		return h.failed(c, err, notFound(codeMessageNotFound, "message", id))
 	}
-	if m.Sealed {
-		if m.Payload, err = h.deps.Open(ctx, m.TenantID, m.TopicID, m.MessageID, m.Payload); err != nil {
-			return h.failed(c, fmt.Errorf("%w: %w", ErrStateUnavailable, err), nil)
-		}
+	if err := h.open(ctx, &m); err != nil {
+		return h.failed(c, err, nil)
 	}
 	attempts, err := queries.Attempts(ctx, h.deps.DB(tenantID), tenantID, id)
 	if err != nil {
 		return h.failed(c, err, nil)
 	}
+	return web.WriteRawJSON(c, http.StatusOK, showMessageDetail(m, attempts))
+}
+
+// open decrypts a message's payload, where it is encrypted.
+func (h *Handlers) open(ctx context.Context, m *queries.Message) error {
+	if !m.Sealed {
+		return nil
+	}
+	var err error
+	if m.Payload, err = h.deps.Open(ctx, m.TenantID, m.TopicID, m.MessageID, m.Payload); err != nil {
+		return fmt.Errorf("%w: %w", ErrStateUnavailable, err)
+	}
+	return nil
+}
+
+func showMessageDetail(m queries.Message, attempts []queries.Attempt) messageAnswer {
 	out := showMessage(m)
 	out.Consumption = make([]attemptAnswer, len(attempts))
 	for i, a := range attempts {
 		out.Consumption[i] = showAttempt(a)
 	}
-	return web.WriteRawJSON(c, http.StatusOK, out)
+	return out
 }
 
 func (h *Handlers) messageEvents(c echo.Context) error {

@@ -29,8 +29,11 @@ const timeLayout = "2006-01-02T15:04:05.000Z"
 
 // MarshalJSONTo writes the time.
 func (t Time) MarshalJSONTo(enc *jsontext.Encoder) error {
-	return enc.WriteToken(jsontext.String(time.Time(t).UTC().Format(timeLayout))) //nolint:wrapcheck // the encoder's own
+	return enc.WriteToken(jsontext.String(FormatTime(time.Time(t)))) //nolint:wrapcheck // the encoder's own
 }
+
+// FormatTime is the text of an instant in the API's form.
+func FormatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
 
 // TimePtr is the form of a time that may be absent.
 func TimePtr(t *time.Time) *Time {
