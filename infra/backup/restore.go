@@ -46,7 +46,9 @@ type Restored struct {
 // ErrUnfinished is what whoever finds the mark of a restore is told.
 var ErrUnfinished = errors.New("a restore into this database did not end: drop the schema (DROP SCHEMA … CASCADE; CREATE SCHEMA …) and restore again")
 
-func unfinishedError(since string) error { return fmt.Errorf("%w; it began at %s", ErrUnfinished, since) }
+func unfinishedError(since string) error {
+	return fmt.Errorf("%w; it began at %s", ErrUnfinished, since)
+}
 
 // CheckEnded returns [ErrUnfinished] where a restore into the database has not ended: what
 // stands there is not to be used.
@@ -203,7 +205,7 @@ func (r *restore) loadAll(ctx context.Context) error {
 					if _, err := tx.Exec(loading, `SET LOCAL synchronous_commit = off`); err != nil {
 						return fmt.Errorf("restore: %w", err)
 					}
-					return r.load(loading, tx, s, s.Table)
+					return r.load(loading, tx, s, s.Table, r.progress)
 				})
 				if err != nil {
 					return err //nolint:wrapcheck // wrapped inside
@@ -223,8 +225,8 @@ func (r *restore) loadAll(ctx context.Context) error {
 }
 
 // load copies a segment into a table.
-func (r *restore) load(ctx context.Context, tx pgx.Tx, s Segment, into string) (err error) {
-	from, err := openSegment(r.Dir, s, r.manifest.horizonPosition(), r.progress)
+func (r *restore) load(ctx context.Context, tx pgx.Tx, s Segment, into string, progress func(rows int64)) (err error) {
+	from, err := openSegment(r.Dir, s, r.manifest.horizonPosition(), progress)
 	if err != nil {
 		return err
 	}
@@ -280,7 +282,7 @@ func (r *restore) finish(ctx context.Context) error {
 		}
 		for _, s := range r.manifest.Segments {
 			if s.Table == checkpoints {
-				if err := r.load(ctx, tx, s, s.Table); err != nil {
+				if err := r.load(ctx, tx, s, s.Table, nil); err != nil {
 					return err
 				}
 			}
@@ -330,7 +332,7 @@ func (r *restore) takeOver(ctx context.Context, tx pgx.Tx, c countedTable) error
 	for _, s := range r.manifest.Segments {
 		if s.Table == c.table {
 			columns = quoted(s.Columns)
-			if err := r.load(ctx, tx, s, copied[0]); err != nil {
+			if err := r.load(ctx, tx, s, copied[0], nil); err != nil {
 				return err
 			}
 		}

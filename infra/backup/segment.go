@@ -206,6 +206,12 @@ func (r *copyReader) fill() error {
 		r.buffer, err = r.rows.appendRow(r.buffer)
 		if errors.Is(err, io.EOF) {
 			r.ended = true
+			switch n, err := io.ReadFull(r.zip, make([]byte, 1)); {
+			case n > 0:
+				return fmt.Errorf("has more than the %d bytes of rows that the manifest says", r.segment.RawBytes)
+			case !errors.Is(err, io.EOF):
+				return fmt.Errorf("decompress: %w", err)
+			}
 			if r.rows.rows != r.segment.Rows {
 				return fmt.Errorf("has %d rows, the manifest says %d", r.rows.rows, r.segment.Rows)
 			}
