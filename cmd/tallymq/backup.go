@@ -134,7 +134,7 @@ func runRestore(cmd *cobra.Command, dir string) error {
 // foldAll folds all history on connections of its own.
 func foldAll(databaseURL string) func(ctx context.Context, shards int, progress func(int64)) error {
 	return func(ctx context.Context, shards int, progress func(int64)) error {
-		return projections.FoldAll(ctx, projections.FoldAllOptions{ //nolint:wrapcheck // says what it does
+		return projections.FoldAll(ctx, projections.FoldAllOptions{
 			Shards: shards, Workers: min(foldWorkersMax, runtime.GOMAXPROCS(0)), Progress: progress,
 			Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, databaseURL) },
 		})

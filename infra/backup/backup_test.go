@@ -37,23 +37,23 @@ func TestWhatIsRestoredEqualsTheOriginalRowForRow(t *testing.T) {
 	require.Equal(t, int64(count), summary.Events)
 	require.Greater(t, summary.Segments, 10, "segments are of bounded size")
 
-	copy := emptyStore(t)
-	r, err := copy.restore(t, dir)
+	twin := emptyStore(t)
+	r, err := twin.restore(t, dir)
 	require.NoError(t, err)
 	require.Equal(t, summary.Events, r.Events)
 	require.Empty(t, r.Missing)
-	require.Equal(t, s.sums(t), copy.sums(t))
-	copy.verified(t)
-	require.NoError(t, CheckEnded(t.Context(), copy.pool))
+	require.Equal(t, s.sums(t), twin.sums(t))
+	twin.verified(t)
+	require.NoError(t, CheckEnded(t.Context(), twin.pool))
 
 	// The copy of the copy is no different, and the copy goes on like the original.
 	again := t.TempDir()
-	copy.backup(t, again)
+	twin.backup(t, again)
 	require.Equal(t, s.sums(t), restored(t, again).sums(t))
-	copy.shards = s.shards
-	copy.messages(t, 20)
-	copy.fold(t)
-	copy.verified(t)
+	twin.shards = s.shards
+	twin.messages(t, 20)
+	twin.fold(t)
+	twin.verified(t)
 }
 
 // Anybody can read a segment with zstd and jq: an object a line, the event's JSON in it as
@@ -84,7 +84,7 @@ func TestSegmentsAreNDJSON(t *testing.T) {
 		require.Len(t, text, int(segment.RawBytes))
 		for _, line := range lines {
 			var row struct {
-				EventID  string `json:"event_id"`
+				EventID  string `json:"event_id"` //nolint:tagliatelle // a column
 				Position int64  `json:"position"`
 				Data     string `json:"data"`
 				Metadata struct {
@@ -151,9 +151,9 @@ func TestABackupAddsWhatHasHappenedSince(t *testing.T) {
 			require.False(t, isThere, "%s is replaced: what a destroyed key was is not kept", segment.File)
 		}
 	}
-	copy := restored(t, dir)
-	require.Equal(t, s.sums(t), copy.sums(t))
-	copy.verified(t)
+	twin := restored(t, dir)
+	require.Equal(t, s.sums(t), twin.sums(t))
+	twin.verified(t)
 
 	// And where nothing has happened, nothing of history is added.
 	third := s.backup(t, dir)
@@ -167,18 +167,15 @@ func TestABackupIsOfOneMomentWhileTheServiceGoesOn(t *testing.T) {
 	s := newStore(t, 2)
 	s.messages(t, 3000)
 	half := s.shards[0].records[len(s.shards[0].records)/4].Position
-	s.foldTo(t, s.shards[0], half)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		s.fold(t)
-	}()
+	s.projector(t, s.shards[0], half)()
+	one, other := s.projector(t, s.shards[0], s.shards[0].at), s.projector(t, s.shards[1], s.shards[1].at)
 	dir := t.TempDir()
 	for range 3 {
 		s.backup(t, dir)
 		restored(t, dir).verified(t)
 	}
-	<-ended
+	one()
+	other()
 	s.backup(t, dir)
 	require.Equal(t, s.sums(t), restored(t, dir).sums(t))
 }
@@ -328,9 +325,9 @@ func TestWhatRetentionHasDroppedIsNotRestored(t *testing.T) {
 	require.NoError(t, postgres.DropExpired(t.Context(), s.pool, now, 3*day, quiet))
 	summary := s.backup(t, dir)
 	require.Less(t, len(summary.Manifest.series(0, scopeMessage)), len(old.Manifest.series(0, scopeMessage)))
-	copy := restored(t, dir)
-	require.Equal(t, s.sums(t), copy.sums(t))
-	copy.verified(t)
+	twin := restored(t, dir)
+	require.Equal(t, s.sums(t), twin.sums(t))
+	twin.verified(t)
 
 	// A fresh directory says the same, and so does one whose segments begin before.
 	fresh := t.TempDir()

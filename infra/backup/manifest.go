@@ -219,7 +219,7 @@ func syncDir(dir string) error {
 type opener func(path string) (*os.File, error)
 
 func create(path string) (*os.File, error) {
-	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600) //nolint:wrapcheck // the callers say what for
 }
 
 func isMissing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -82,7 +82,7 @@ func TestADamagedBackupIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join(dir, segment))
 			require.NoError(t, err)
 			text[len(text)/2] ^= 1
-			require.NoError(t, os.WriteFile(filepath.Join(dir, segment), text, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, segment), text, 0o600)) //nolint:gosec // the test's own directory
 		}, "segment " + segment + " is altered: its SHA-256 is not what the manifest says"},
 		"no manifest": {func(t *testing.T, dir string) {
 			require.NoError(t, os.Remove(filepath.Join(dir, manifestName)))
@@ -126,6 +126,7 @@ func TestADamagedBackupIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 		}, "begins before the segment before it ends"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			damaged := copyOf(t, dir)
 			tc.damage(t, damaged)
 			_, err := Check(t.Context(), damaged, nil)
@@ -135,11 +136,23 @@ func TestADamagedBackupIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 			require.Empty(t, target.tables(t), "nothing was written")
 		})
 	}
-	_, err := Restore(t.Context(), target.pool, RestoreOptions{Dir: dir, Shards: 4})
+}
+
+func TestTheServiceMustHaveTheShardsOfTheBackup(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, 2)
+	s.fold(t)
+	dir := t.TempDir()
+	s.backup(t, dir)
+	target := emptyStore(t)
+	o := target.restoreOptions(dir)
+	o.Shards = 4
+	_, err := Restore(t.Context(), target.pool, o)
 	require.ErrorContains(t, err, "SHARDS: is 4, but the backup is of a store with 2: set it to that")
 	require.Empty(t, target.tables(t))
-	_, err = target.restore(t, dir)
-	require.NoError(t, err, "nothing was in the way of the good one")
+	o.Shards = 2
+	_, err = Restore(t.Context(), target.pool, o)
+	require.NoError(t, err)
 }
 
 // The checksums tell what was altered by accident. What is wrong and agrees with them ends
@@ -270,14 +283,14 @@ func TestABackupOfAnOlderSchemaIsMigrated(t *testing.T) {
 	dir := t.TempDir()
 	summary := s.backup(t, dir)
 	require.Equal(t, int64(older), summary.Manifest.Migration)
-	copy := restored(t, dir)
-	before, after := s.sums(t), copy.sums(t)
+	twin := restored(t, dir)
+	before, after := s.sums(t), twin.sums(t)
 	for _, table := range []string{"store_settings", "service_keys", "tenant_keys", "event_history", "projection_checkpoints"} {
 		require.Equal(t, before[table], after[table], table)
 	}
 	require.Contains(t, after["delivery_jobs"], "0 rows", "a table of the newer schema")
 	require.Contains(t, after["message_topics"], "1 rows")
-	copy.verified(t)
+	twin.verified(t)
 }
 
 // Tables that programs make for themselves are copied; where they are not there to restore

@@ -178,18 +178,17 @@ func (d *rowDecoder) wrong(err error) error {
 }
 
 func (d *rowDecoder) appendValue(b []byte, value jsontext.Value) ([]byte, error) {
-	text := []byte(value)
-	switch value.Kind() {
-	case 'n':
+	if value.Kind() == 'n' {
 		return append(b, `\N`...), nil
-	case '"':
-		var err error
-		if d.scratch, err = jsontext.AppendUnquote(d.scratch[:0], value); err != nil {
-			return b, err //nolint:wrapcheck // the caller says where
-		}
-		text = d.scratch
 	}
-	return appendCopy(b, text), nil
+	if value.Kind() != '"' {
+		return appendCopy(b, value), nil
+	}
+	var err error
+	if d.scratch, err = jsontext.AppendUnquote(d.scratch[:0], value); err != nil {
+		return b, err //nolint:wrapcheck // the caller says where
+	}
+	return appendCopy(b, d.scratch), nil
 }
 
 // appendCopy appends a value in COPY's text format.

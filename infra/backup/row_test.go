@@ -38,8 +38,12 @@ func FuzzRowsComeBack(f *testing.F) {
 		f.Add(s, s)
 	}
 	fields := []pgconn.FieldDescription{
-		{Name: "n", DataTypeOID: pgtype.Int8OID}, {Name: `na"me`, DataTypeOID: pgtype.TextOID}, {Name: "is", DataTypeOID: pgtype.BoolOID},
-		{Name: "none", DataTypeOID: pgtype.TextOID}, {Name: "b", DataTypeOID: pgtype.JSONBOID}, {Name: "data", DataTypeOID: pgtype.JSONOID},
+		{Name: "n", DataTypeOID: pgtype.Int8OID},
+		{Name: `na"me`, DataTypeOID: pgtype.TextOID},
+		{Name: "is", DataTypeOID: pgtype.BoolOID},
+		{Name: "none", DataTypeOID: pgtype.TextOID},
+		{Name: "b", DataTypeOID: pgtype.JSONBOID},
+		{Name: "data", DataTypeOID: pgtype.JSONOID},
 	}
 	columns := make([]string, 0, len(fields))
 	for _, field := range fields {

@@ -96,15 +96,14 @@ func (s *store) others(t testing.TB) {
 func (s *store) fold(t testing.TB) {
 	t.Helper()
 	for _, h := range s.shards {
-		s.foldTo(t, h, h.at)
+		s.projector(t, h, h.at)()
 	}
 }
 
-// foldTo folds a shard's records and returns once a position is committed.
-func (s *store) foldTo(t testing.TB, h *shard, until events.Position) {
+// projector folds a shard's records until wait, which returns once a position is committed.
+func (s *store) projector(t testing.TB, h *shard, until events.Position) (wait func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
 	committed := make(chan struct{})
 	ended := make(chan struct{})
 	isThere := false
@@ -125,13 +124,18 @@ func (s *store) foldTo(t testing.TB, h *shard, until events.Position) {
 		defer close(ended)
 		p.Run(ctx)
 	}()
-	select {
-	case <-committed:
-	case <-time.After(2 * time.Minute):
-		require.FailNow(t, "not folded in time")
+	return func() {
+		t.Helper()
+		defer func() {
+			cancel()
+			<-ended
+		}()
+		select {
+		case <-committed:
+		case <-time.After(2 * time.Minute):
+			require.FailNow(t, "not folded in time")
+		}
 	}
-	cancel()
-	<-ended
 }
 
 // sums are the SHA-256 of each table's rows, in order.
@@ -154,7 +158,7 @@ func (s *store) sums(t testing.TB) map[string]string {
 		var row string
 		_, err = pgx.ForEachRow(rows, []any{&row}, func() error {
 			n++
-			fmt.Fprintln(sum, row)
+			_, _ = fmt.Fprintln(sum, row)
 			return nil
 		})
 		require.NoError(t, err)
@@ -228,7 +232,7 @@ func files(t testing.TB, dir string) map[string]string {
 		if err != nil {
 			return err
 		}
-		content, err := os.ReadFile(path)
+		content, err := os.ReadFile(path) //nolint:gosec // the test's own directory
 		out[name] = string(content)
 		return err
 	}))
