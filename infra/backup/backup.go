@@ -140,7 +140,8 @@ func lockDir(dir string) (unlock func(), err error) {
 
 // prepare reads what the store is, and what of the directory's segments stays.
 func (b *run) prepare(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`); err != nil {
+	// Rows that a policy hides from this user are an error, and not left out.
+	if _, err := tx.Exec(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL row_security = off`); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	if err := tx.QueryRow(ctx, `SELECT pg_export_snapshot()`).Scan(&b.snapshot); err != nil {
@@ -284,6 +285,10 @@ func (b *run) keep(ctx context.Context, tx pgx.Tx) error {
 	}
 	if err := b.checkLineage(ctx, tx); err != nil {
 		return err
+	}
+	// A migration may have changed rows that were read before it.
+	if before.Migration != b.unfinished.Migration {
+		b.unfinished.Segments = nil
 	}
 	// What retention has dropped from the store goes from the backup, segment by segment.
 	horizon := b.unfinished.horizonPosition()
@@ -435,7 +440,7 @@ const readerSettings = `
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET TRANSACTION SNAPSHOT '%s';
 SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; SET LOCAL IntervalStyle = 'postgres'; SET LOCAL bytea_output = 'hex';
-SET LOCAL extra_float_digits = 1; SET LOCAL enable_sort = off; SET LOCAL idle_in_transaction_session_timeout = 0;`
+SET LOCAL extra_float_digits = 1; SET LOCAL enable_sort = off; SET LOCAL row_security = off; SET LOCAL idle_in_transaction_session_timeout = 0;`
 
 func (b *run) reader(ctx context.Context, queue <-chan task) error {
 	pooled, err := b.pool.Acquire(ctx)

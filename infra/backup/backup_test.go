@@ -276,6 +276,22 @@ func TestOneBackupAtATime(t *testing.T) {
 	s.backup(t, dir)
 }
 
+// To a user that policies keep rows from, a backup is refused: it would be one of nothing.
+func TestRowsThatAUserMayNotSeeAreNotLeftOut(t *testing.T) {
+	t.Parallel()
+	s := newStore(t, 1)
+	s.messages(t, 10)
+	s.fold(t)
+	var schema string
+	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT quote_ident(current_schema())`).Scan(&schema))
+	s.exec(t, `GRANT SELECT ON ALL TABLES IN SCHEMA `+schema+` TO tallymq_reader`)
+	pool, err := postgres.Open(t.Context(), s.url+"&role=tallymq_reader")
+	require.NoError(t, err)
+	defer pool.Close()
+	_, err = Run(t.Context(), pool, s.options(t.TempDir()))
+	require.ErrorContains(t, err, "row-level security")
+}
+
 // A table that is in no list is one that nobody has decided on.
 func TestEveryTableIsDecidedOn(t *testing.T) {
 	t.Parallel()
@@ -315,6 +331,7 @@ func TestWhatRetentionHasDroppedIsNotRestored(t *testing.T) {
 	}
 	publish(200)
 	s.fold(t)
+	require.Contains(t, s.sums(t)["group_counts"], "1 rows")
 	dir := t.TempDir()
 	old := s.backup(t, dir)
 	h.at = events.MakePosition(now.Add(-2*day).UnixMilli(), 0)

@@ -291,6 +291,13 @@ func TestABackupOfAnOlderSchemaIsMigrated(t *testing.T) {
 	require.Contains(t, after["delivery_jobs"], "0 rows", "a table of the newer schema")
 	require.Contains(t, after["message_topics"], "1 rows")
 	twin.verified(t)
+
+	// After a migration all history is read anew, into the same directory.
+	require.NoError(t, postgres.Migrate(t.Context(), s.pool, quiet))
+	again := s.backup(t, dir)
+	require.Equal(t, newest, again.Manifest.Migration)
+	require.Equal(t, summary.Events, again.Events)
+	require.Equal(t, before["event_history"], restored(t, dir).sums(t)["event_history"])
 }
 
 // Tables that programs make for themselves are copied; where they are not there to restore

@@ -266,7 +266,9 @@ func newShardAt(t testing.TB, n int, at time.Time) *shard {
 		OffsetResetPolicy: "earliest", MaxPollRecords: 500, SessionTimeoutMs: 30_000, HeartbeatIntervalMs: 3000,
 		HandlerConfig: json.RawMessage("{}"), MaxRetryAttempts: 3, RetryDelayMs: 1000, Status: "active",
 	}
-	h.add(events.SubscriptionCreated{SubscriptionConfig: h.sub}, h.sub.SubscriptionID, 1)
+	h.add(events.SubscriptionCreated{
+		SubscriptionConfig: h.sub, Joined: events.Joined{Group: h.sub.ConsumerGroup, Began: true},
+	}, h.sub.SubscriptionID, 1)
 	return h
 }
 
@@ -285,6 +287,9 @@ func (h *shard) add(e events.Event, id string, version int64) {
 	var completion any
 	if published, ok := e.(events.MessagePublished); ok {
 		completion = published.Offset
+	}
+	if created, ok := e.(events.SubscriptionCreated); ok {
+		completion = created.Joined
 	}
 	completed, err := json.Marshal(completion)
 	require.NoError(h.t, err)
