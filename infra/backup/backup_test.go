@@ -85,7 +85,7 @@ func TestSegmentsAreNDJSON(t *testing.T) {
 		for _, line := range lines {
 			var row struct {
 				EventID  string `json:"event_id"` //nolint:tagliatelle // a column
-				Position int64  `json:"position"`
+				Position int64  `json:"position,string"`
 				Data     string `json:"data"`
 				Metadata struct {
 					Actor string `json:"actor"`

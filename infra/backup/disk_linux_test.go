@@ -20,13 +20,13 @@ func TestAFullDiskLeavesTheBackupBefore(t *testing.T) {
 	dir := t.TempDir()
 	s.backup(t, dir)
 	before := s.sums(t)
-	s.messages(t, 200)
-	s.fold(t)
-	for _, full := range []string{".ndjson.zst", unfinishedName, manifestName} {
+	for full, nth := range map[string]int32{".ndjson.zst": 2, unfinishedName: 1, manifestName: 1} {
+		s.messages(t, 200)
+		s.fold(t)
 		o := s.options(dir)
 		var opened atomic.Int32
 		o.open = func(path string) (*os.File, error) {
-			if strings.Contains(path, full) && (full == manifestName || opened.Add(1) == 2) {
+			if strings.Contains(path, full) && opened.Add(1) == nth {
 				return os.OpenFile("/dev/full", os.O_WRONLY, 0)
 			}
 			return create(path)

@@ -63,8 +63,8 @@ type Segment struct {
 	// shard and scope, in the order of positions.
 	Shard         int    `json:"shard"`
 	Scope         string `json:"scope,omitempty"`
-	FirstPosition int64  `json:"firstPosition,omitempty"`
-	LastPosition  int64  `json:"lastPosition,omitempty"`
+	FirstPosition int64  `json:"firstPosition,omitempty,string"`
+	LastPosition  int64  `json:"lastPosition,omitempty,string"`
 	LastEventID   string `json:"lastEventId,omitempty"`
 	// Days are those (UTC) that have message events.
 	Days []string `json:"days,omitempty"`

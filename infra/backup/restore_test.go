@@ -119,7 +119,7 @@ func TestADamagedBackupIsRefusedBeforeAnythingIsWritten(t *testing.T) {
 			edit(t, dir, func(m map[string]any) {
 				for n := range m["segments"].([]any) {
 					if s := segmentOf(m, n); s["table"] == history {
-						s["firstPosition"] = 1
+						s["firstPosition"] = "1"
 					}
 				}
 			})
@@ -363,7 +363,7 @@ func TestProgressIsTold(t *testing.T) {
 func TestTheHorizonCutsASegment(t *testing.T) {
 	t.Parallel()
 	m := Manifest{Horizon: time.UnixMilli(1000)}
-	rows := `{"position":1048575999}` + "\n" + `{"position":1048576000}` + "\n"
+	rows := `{"position":"1048575999"}` + "\n" + `{"position":"1048576000"}` + "\n"
 	d := newRowDecoder(strings.NewReader(rows), []string{"position"}, m.horizonPosition())
 	first, err := d.appendRow(nil)
 	require.NoError(t, err)

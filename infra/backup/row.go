@@ -12,9 +12,10 @@ import (
 )
 
 // rowEncoder makes lines of rows: an object whose fields are the table's columns, in its
-// order. Numbers, booleans and jsonb are JSON of their own kind, and all other values are
-// the text that Postgres writes them as, which it reads back to the same value. That holds
-// for json too: it keeps the very bytes, which only a string can.
+// order. Small integers, booleans and jsonb are JSON of their own kind, and all other
+// values are the text that Postgres writes them as, which it reads back to the same value:
+// 64-bit integers too, which not every reader of JSON keeps, and json, whose very bytes only
+// a string can keep.
 type rowEncoder struct {
 	// names are the columns as `"name":`.
 	names []string
@@ -34,7 +35,7 @@ func newRowEncoder(fields []pgconn.FieldDescription) rowEncoder {
 	for _, f := range fields {
 		kind := asString
 		switch f.DataTypeOID {
-		case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.JSONBOID:
+		case pgtype.Int2OID, pgtype.Int4OID, pgtype.JSONBOID:
 			kind = asIs
 		case pgtype.BoolOID:
 			kind = asBool
@@ -148,18 +149,19 @@ func (d *rowDecoder) appendRow(b []byte) ([]byte, error) {
 		if err != nil {
 			return b, d.wrong(err)
 		}
+		if i > 0 {
+			b = append(b, '\t')
+		}
+		from := len(b)
+		if b, err = d.appendValue(b, value); err != nil {
+			return b, d.wrong(err)
+		}
 		if i == d.position && d.skipBelow > 0 {
-			at, err := strconv.ParseInt(string(value), 10, 64)
+			at, err := strconv.ParseInt(string(b[from:]), 10, 64)
 			if err != nil {
 				return b, d.wrong(err)
 			}
 			skip = at < d.skipBelow
-		}
-		if i > 0 {
-			b = append(b, '\t')
-		}
-		if b, err = d.appendValue(b, value); err != nil {
-			return b, d.wrong(err)
 		}
 	}
 	if token, err = d.from.ReadToken(); err != nil || token.Kind() != '}' {
