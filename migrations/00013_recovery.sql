@@ -24,7 +24,6 @@ END $$;
 -- that has a name that is not among them is another store's.
 CREATE TABLE log_epochs (
     epoch    TEXT PRIMARY KEY,
-    number   BIGINT GENERATED ALWAYS AS IDENTITY,
     began_at TIMESTAMPTZ NOT NULL DEFAULT now(),
     reason   TEXT NOT NULL
 );

@@ -47,6 +47,6 @@ func root() *cobra.Command {
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
 	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), repairCommand(), healthCommand(),
-		publishCommand(), consumeCommand(), tailCommand(), benchCommand(), receiveCommand())
+		publishCommand(), consumeCommand(), tailCommand(), benchCommand(), receiveCommand(), backupCommand(), restoreCommand())
 	return cmd
 }

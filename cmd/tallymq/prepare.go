@@ -9,6 +9,7 @@ import (
 
 	"github.com/pressly/goose/v3"
 
+	"github.com/tallymq/tallymq/infra/backup"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/redis"
 )
@@ -30,6 +31,9 @@ func (s *service) prepare(ctx context.Context) error {
 	}
 	if err := postgres.Migrate(ctx, s.pool, s.logger); err != nil {
 		return err //nolint:wrapcheck // says what it does
+	}
+	if err := backup.CheckEnded(ctx, s.pool); err != nil {
+		return err //nolint:wrapcheck // says what it is about
 	}
 	if err := postgres.EnsurePartitions(ctx, s.pool, time.Now()); err != nil {
 		// The default partitions take what has none of its own; it is tried again.
@@ -69,5 +73,5 @@ func (s *service) prepare(ctx context.Context) error {
 // waited for: a store may be restarting, full of connections, or locked for a moment.
 func isFinal(err error) bool {
 	_, migration := errors.AsType[*goose.PartialError](err)
-	return migration || errors.Is(err, errFinal) || errors.Is(err, redis.ErrForeignLog)
+	return migration || errors.Is(err, errFinal) || errors.Is(err, redis.ErrForeignLog) || errors.Is(err, backup.ErrUnfinished)
 }

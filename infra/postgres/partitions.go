@@ -87,7 +87,8 @@ func ensureDay(ctx context.Context, pool *pgxpool.Pool, from time.Time) error {
 			if err := look(tx); err != nil || there {
 				return err
 			}
-			sql := fmt.Sprintf(`CREATE TABLE %s PARTITION OF %s FOR VALUES FROM ('%s') TO ('%s')%s`,
+			// The look may be of this session's name cache, from before it waited for the lock.
+			sql := fmt.Sprintf(`CREATE TABLE IF NOT EXISTS %s PARTITION OF %s FOR VALUES FROM ('%s') TO ('%s')%s`,
 				name, p.table, p.bound(from), p.bound(from.Add(day)), p.options)
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("make %s: %w", name, err)

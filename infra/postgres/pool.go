@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -112,6 +113,11 @@ const (
 // and not yet for the name caches of other sessions. So a migration that finds
 // no such role is tried again, in a transaction that looks anew.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error {
+	return MigrateTo(ctx, pool, logger, math.MaxInt64)
+}
+
+// MigrateTo is Migrate up to a version of the schema; one that is newer stays as it is.
+func MigrateTo(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger, version int64) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer func() { _ = db.Close() }()
 	locker, err := lock.NewPostgresSessionLocker()
@@ -123,7 +129,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) error
 		return fmt.Errorf("migrate: %w", err)
 	}
 	for try := 1; ; try++ {
-		results, err := provider.Up(ctx)
+		results, err := provider.UpTo(ctx, version)
 		if partial, ok := errors.AsType[*goose.PartialError](err); ok {
 			results = partial.Applied
 		}
