@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -95,6 +96,8 @@ type service struct {
 	log        *redis.Log
 	dispatcher *commands.Dispatcher
 	keys       serviceKeys
+	// headKey signs the heads of history's logs, once one was asked for.
+	headKey atomic.Pointer[ed25519.PrivateKey]
 	limiter    *limits.Limiter
 	// tokens verifies the auth service's tokens; nil where there is none.
 	tokens *auth.Verifier
