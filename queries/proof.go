@@ -247,7 +247,7 @@ WITH RECURSIVE logs AS (
     SELECT s.* FROM logs l CROSS JOIN LATERAL (
         SELECT s.tenant_id, s.shard, s.n FROM history_seals s WHERE (s.tenant_id, s.shard) < (l.tenant_id, l.shard) AND %[1]s
          ORDER BY s.tenant_id DESC, s.shard DESC, s.n DESC LIMIT 1) s)
-SELECT l.tenant_id::text, l.shard, l.n + 1, e.hash FROM logs l CROSS JOIN LATERAL history_edge(l.tenant_id, l.shard, l.n + 1) e
+SELECT l.tenant_id::text, l.shard, l.n + 1, e.hash FROM logs l LEFT JOIN LATERAL history_edge(l.tenant_id, l.shard, l.n + 1) e ON true
  ORDER BY l.tenant_id, l.shard, e.level DESC`
 
 // Heads returns the heads of a tenant's logs, or of all for no tenant, by tenant and
