@@ -41,8 +41,8 @@ type SealReport struct {
 // OK reports whether history is what was sealed.
 func (r SealReport) OK() bool { return r.Wrong == 0 }
 
-// found notes what is not as it should be.
-func found(r *SealReport, format string, args ...any) {
+// notef notes what is not as it should be.
+func notef(r *SealReport, format string, args ...any) {
 	r.Wrong++
 	if len(r.Findings) < sealFindingsMax {
 		r.Findings = append(r.Findings, fmt.Sprintf(format, args...))
@@ -119,14 +119,14 @@ FROM history_seals s ORDER BY s.tenant_id, s.shard, s.n`)
 			tree, of, ofShard = proof.Tree{}, tenantID, shard
 		}
 		if s.N != tree.Size() {
-			found(report, "tenant %s, shard %d: seal %d follows where seal %d is missing", tenantID, shard, s.N, tree.Size())
+			notef(report, "tenant %s, shard %d: seal %d follows where seal %d is missing", tenantID, shard, s.N, tree.Size())
 		}
 		if len(root) == tlog.HashSize {
 			s.Root = tlog.Hash(root)
 		}
 		want = tree.Add(want[:0], s.RecordHash(tenantID, shard))
 		if !sameHashes(want, stored) {
-			found(report, "tenant %s, shard %d: the hashes that are stored of seal %d are not its own: the seal or the hashes were changed", tenantID, shard, s.N)
+			notef(report, "tenant %s, shard %d: the hashes that are stored of seal %d are not its own: the seal or the hashes were changed", tenantID, shard, s.N)
 		}
 		return nil
 	})
@@ -162,7 +162,7 @@ SELECT h.tenant_id::text, h.shard, coalesce(s.n + 1, 0), count(*) FROM history_h
 	var shard int
 	var size, hashes int64
 	_, err = pgx.ForEachRow(rows, []any{&tenantID, &shard, &size, &hashes}, func() error {
-		found(report, "tenant %s, shard %d: the log has %d seals, and %d hashes of more: seals were taken away", tenantID, shard, size, hashes)
+		notef(report, "tenant %s, shard %d: the log has %d seals, and %d hashes of more: seals were taken away", tenantID, shard, size, hashes)
 		return nil
 	})
 	if err != nil {
@@ -242,7 +242,7 @@ FROM (SELECT $1::smallint AS shard) s LEFT JOIN history_seal_origins o USING (sh
 		v.close(owner)
 	}
 	if ends := max(v.origin, v.last); v.hasOrigin && ends != v.folded {
-		found(v.report, "shard %d: its seals end at %d, and history was written up to %d: seals were taken away, or the checkpoint was moved", v.shard, ends, v.folded)
+		notef(v.report, "shard %d: its seals end at %d, and history was written up to %d: seals were taken away, or the checkpoint was moved", v.shard, ends, v.folded)
 	}
 	return nil
 }
@@ -261,13 +261,13 @@ func (v *sealCheck) row(ctx context.Context, r *historyRow) error {
 		v.scratch = s.leaves.Add(v.scratch[:0], events.Leaf(events.Kind(r.Kind), r.record(v.shard)))
 		v.report.Events++
 	} else if v.hasOrigin && at > v.origin {
-		found(v.report, "tenant %s, shard %d: event %s at %d (%s) is under no seal: it was put there, or written by an older program",
+		notef(v.report, "tenant %s, shard %d: event %s at %d (%s) is under no seal: it was put there, or written by an older program",
 			r.TenantID, v.shard, r.EventID, r.Position, r.Kind)
 	} else {
 		v.report.Unsealed++
 	}
 	if problem := r.problem(); problem != "" {
-		found(v.report, "tenant %s, shard %d: event %s at %d (%s): %s", r.TenantID, v.shard, r.EventID, r.Position, r.Kind, problem)
+		notef(v.report, "tenant %s, shard %d: event %s at %d (%s): %s", r.TenantID, v.shard, r.EventID, r.Position, r.Kind, problem)
 	}
 	return nil
 }
@@ -294,7 +294,7 @@ func (v *sealCheck) openUpTo(ctx context.Context, at events.Position) error {
 		owner := sealOwner{s.tenantID, s.Scope}
 		if before := v.open[owner]; before != nil {
 			if before.Last >= s.First {
-				found(v.report, "tenant %s, shard %d: seals %d and %d are both of position %d", s.tenantID, v.shard, before.N, s.N, s.First)
+				notef(v.report, "tenant %s, shard %d: seals %d and %d are both of position %d", s.tenantID, v.shard, before.N, s.N, s.First)
 			}
 			v.close(owner)
 		}
@@ -307,10 +307,10 @@ func (v *sealCheck) openUpTo(ctx context.Context, at events.Position) error {
 func (v *sealCheck) checkOrigin(s *checkedSeal) {
 	switch {
 	case !v.hasOrigin:
-		found(v.report, "shard %d: it is not known any more where its seals begin: history_seal_origins was changed", v.shard)
+		notef(v.report, "shard %d: it is not known any more where its seals begin: history_seal_origins was changed", v.shard)
 		v.hasOrigin, v.origin = true, s.First-1
 	case s.First <= v.origin:
-		found(v.report, "tenant %s, shard %d: seal %d is of position %d, and seals begin after %d: history_seal_origins was changed", s.tenantID, v.shard, s.N, s.First, v.origin)
+		notef(v.report, "tenant %s, shard %d: seal %d is of position %d, and seals begin after %d: history_seal_origins was changed", s.tenantID, v.shard, s.N, s.First, v.origin)
 	}
 }
 
@@ -345,7 +345,7 @@ func (v *sealCheck) close(owner sealOwner) {
 	if s.leaves.Size() == s.Events && s.leaves.Root() == s.Root {
 		return
 	}
-	found(v.report, "tenant %s, shard %d, seal %d (%s events at %d to %d): history is not what was sealed: %d events were, and %d are there%s",
+	notef(v.report, "tenant %s, shard %d, seal %d (%s events at %d to %d): history is not what was sealed: %d events were, and %d are there%s",
 		s.tenantID, v.shard, s.N, s.Scope, s.First, s.Last, s.Events, s.leaves.Size(), changedWords(s.leaves.Size() == s.Events))
 }
 
@@ -404,8 +404,10 @@ func (r *historyRow) problem() string {
 	}
 	refs := events.RefsOf(e)
 	for _, column := range []struct{ name, has, want string }{
-		{"scope", r.Scope, scopeOf(e)}, {"topic_id", r.TopicID, refs.TopicID},
-		{"subscription_id", r.SubscriptionID, refs.SubscriptionID}, {"message_id", r.MessageID, refs.MessageID},
+		{"scope", r.Scope, scopeOf(e)},
+		{"topic_id", r.TopicID, refs.TopicID},
+		{"subscription_id", r.SubscriptionID, refs.SubscriptionID},
+		{"message_id", r.MessageID, refs.MessageID},
 	} {
 		if column.has != column.want {
 			return fmt.Sprintf("column %s is %q, and the event says %q", column.name, column.has, column.want)

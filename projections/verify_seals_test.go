@@ -288,24 +288,22 @@ func TestVerifySealsNamesWhatWasDone(t *testing.T) {
 		"the checkpoint is moved":      {`UPDATE projection_checkpoints SET position = position - 1`, []string{"seals were taken away, or the checkpoint was moved"}},
 		"history, seals and hashes go": {`WITH s AS (DELETE FROM history_seals WHERE n > 2 RETURNING first_position), h AS (DELETE FROM history_hashes WHERE idx > 3) DELETE FROM event_history WHERE position >= (SELECT min(first_position) FROM s)`, []string{"its seals end at"}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			for _, table := range tables {
-				_, err := b.pool.Exec(t.Context(), "DELETE FROM "+table)
-				require.NoError(t, err)
-				_, err = b.pool.Exec(t.Context(), "INSERT INTO "+table+" TABLE kept_"+table)
-				require.NoError(t, err)
-			}
-			require.True(t, b.verifySeals(t).OK())
-			tag, err := b.pool.Exec(t.Context(), tc.sql)
+		for _, table := range tables {
+			_, err := b.pool.Exec(t.Context(), "DELETE FROM "+table)
 			require.NoError(t, err)
-			require.Positive(t, tag.RowsAffected())
-			report := b.verifySeals(t)
-			require.False(t, report.OK())
-			all := strings.Join(report.Findings, "\n")
-			for _, words := range tc.says {
-				require.Contains(t, all, words)
-			}
-		})
+			_, err = b.pool.Exec(t.Context(), "INSERT INTO "+table+" TABLE kept_"+table)
+			require.NoError(t, err)
+		}
+		require.True(t, b.verifySeals(t).OK(), name)
+		tag, err := b.pool.Exec(t.Context(), tc.sql)
+		require.NoError(t, err, name)
+		require.Positive(t, tag.RowsAffected(), name)
+		report := b.verifySeals(t)
+		require.False(t, report.OK(), name)
+		all := strings.Join(report.Findings, "\n")
+		for _, words := range tc.says {
+			require.Contains(t, all, words, name)
+		}
 	}
 }
 

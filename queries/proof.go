@@ -193,7 +193,7 @@ func (l sealedLog) leavesOf(ctx context.Context, s proof.Seal) (leaves []tlog.Ha
 	leaves, err = query[tlog.Hash](ctx, l.db, "sealed events", func(row pgx.CollectableRow, h *tlog.Hash) error {
 		r, err := pgx.RowToStructByPos[historyEvent](row)
 		if err != nil {
-			return err //nolint:wrapcheck // wrapped by query
+			return err
 		}
 		places[events.Position(r.Position)] = int64(len(places))
 		*h = r.event().Leaf()

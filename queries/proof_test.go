@@ -171,7 +171,7 @@ func TestProofsUseIndexes(t *testing.T) {
 		for _, db := range []DB{pool, postgres.ForTenant(pool, tenantID(7)), postgres.AllTenants(pool)} {
 			p := plan(t, db, func(db DB) error { return tc.run(sealedLog{db: db, tenantID: tenantID(7), shard: 2}) })
 			require.Contains(t, p, tc.index, "%s\n%s", name, p)
-			for _, line := range strings.Split(p, "\n") {
+			for line := range strings.SplitSeq(p, "\n") {
 				require.NotContains(t, line, "Seq Scan on history_", "%s\n%s", name, p)
 				require.NotContains(t, line, "Seq Scan on event_history", "%s\n%s", name, p)
 				var filtered int

@@ -51,7 +51,7 @@ exactly as they are in the file (of an erased payload the hash), and whoever hol
 signed that log. It does not say that the message has no other events, nor that nobody was
 shown another log: compare heads that were kept for that, and have 'tallymq verify' hold
 all of history against all seals.`,
-		Args: func(cmd *cobra.Command, args []string) error { return f.validate(args) },
+		Args: func(_ *cobra.Command, args []string) error { return f.validate(args) },
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case f.check != "":
@@ -77,24 +77,20 @@ all of history against all seals.`,
 
 // validate says what does not go together.
 func (f *proveFlags) validate(args []string) error {
-	if f.check != "" || f.heads {
-		if len(args) > 0 {
-			return fmt.Errorf("%q: --check and --heads take no message id", args[0])
-		}
-	} else if len(args) != 1 {
+	switch isOfMessage := f.check == "" && !f.heads; {
+	case !isOfMessage && len(args) > 0:
+		return fmt.Errorf("%q: --check and --heads take no message id", args[0])
+	case isOfMessage && len(args) != 1:
 		return errors.New("give one message id, or --heads, or --check FILE")
-	} else if !web.ValidUUID(args[0]) {
+	case isOfMessage && !web.ValidUUID(args[0]):
 		return fmt.Errorf("%q: is no message id; allowed: a UUID in lower case", args[0])
-	}
-	if f.tenant != "" && !web.ValidUUID(f.tenant) {
+	case f.tenant != "" && !web.ValidUUID(f.tenant):
 		return fmt.Errorf("--tenant: is %q; allowed: a UUID in lower case", f.tenant)
-	}
-	for name, value := range map[string]string{"--key": f.key, "--head": f.head} {
-		if value != "" && f.check == "" {
-			return fmt.Errorf("%s: goes with --check", name)
-		}
-	}
-	if f.check != "" && (f.since != "" || f.output != "" || f.tenant != "") {
+	case f.key != "" && f.check == "":
+		return errors.New("--key: goes with --check")
+	case f.head != "" && f.check == "":
+		return errors.New("--head: goes with --check")
+	case f.check != "" && (f.since != "" || f.output != "" || f.tenant != ""):
 		return errors.New("--check: goes with --key and --head alone")
 	}
 	return nil

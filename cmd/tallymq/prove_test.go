@@ -97,9 +97,10 @@ func TestAMessageIsProvedAndCheckedOffline(t *testing.T) {
 		changed.Data = changed.Data[:n] + "~" + changed.Data[n+1:]
 		require.Error(t, proof.Document{Format: d.Format, MessageID: d.MessageID, Events: []proof.Event{changed}, Seals: d.Seals[:1], Head: d.Head, PublicKey: d.PublicKey}.Check(proof.CheckOptions{}), n)
 	}
-	require.NoError(t, os.WriteFile(file, bytes.Replace(written, []byte(`{\"n\" : 1}`), []byte(`{\"n\" : 2}`), 1), 0o600))
-	_, err = prove(t, "--check", file)
-	require.ErrorContains(t, err, "NOT PROVED: "+file+": events[0]: seal ")
+	changed := filepath.Join(dir, "changed.json")
+	require.NoError(t, os.WriteFile(changed, []byte(strings.Replace(stdout, `{\"n\" : 1}`, `{\"n\" : 2}`, 1)), 0o600))
+	_, err = prove(t, "--check", changed)
+	require.ErrorContains(t, err, "NOT PROVED: "+changed+": events[0]: seal ")
 }
 
 func TestVerifyHoldsHistoryAgainstItsSeals(t *testing.T) {

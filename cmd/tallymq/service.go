@@ -98,7 +98,7 @@ type service struct {
 	keys       serviceKeys
 	// headKey signs the heads of history's logs, once one was asked for.
 	headKey atomic.Pointer[ed25519.PrivateKey]
-	limiter    *limits.Limiter
+	limiter *limits.Limiter
 	// tokens verifies the auth service's tokens; nil where there is none.
 	tokens *auth.Verifier
 	// background ends with work's context; draining ends first, when no new work
