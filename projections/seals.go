@@ -52,9 +52,9 @@ type openSeal struct {
 
 const dayMs = int64(24 * time.Hour / time.Millisecond)
 
-// scopeOf is the scope of history that an event is of.
-func scopeOf(e events.Event) string {
-	if events.RefsOf(e).MessageID != "" {
+// scopeOf is the scope of history that an event is of, by what it is about.
+func scopeOf(refs events.Refs) string {
+	if refs.MessageID != "" {
 		return scopeMessage
 	}
 	return scopeAdmin
@@ -66,7 +66,7 @@ func sealsOf(records []events.Record) []*openSeal {
 	byKey := map[sealKey]*openSeal{}
 	var completed []tlog.Hash
 	for _, r := range records {
-		key := sealKey{tenantID: strings.ToLower(r.TenantID), scope: scopeOf(r.Event), day: r.Position.Ms() / dayMs}
+		key := sealKey{tenantID: strings.ToLower(r.TenantID), scope: scopeOf(events.RefsOf(r.Event)), day: r.Position.Ms() / dayMs}
 		s := byKey[key]
 		if s == nil {
 			s = &openSeal{Seal: proof.Seal{Scope: key.scope, First: r.Position}, key: key}

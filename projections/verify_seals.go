@@ -404,7 +404,7 @@ func (r *historyRow) problem() string {
 	}
 	refs := events.RefsOf(e)
 	for _, column := range []struct{ name, has, want string }{
-		{"scope", r.Scope, scopeOf(e)},
+		{"scope", r.Scope, scopeOf(refs)},
 		{"topic_id", r.TopicID, refs.TopicID},
 		{"subscription_id", r.SubscriptionID, refs.SubscriptionID},
 		{"message_id", r.MessageID, refs.MessageID},

@@ -133,7 +133,7 @@ func historyStatement(shard int, records []events.Record) (statement, error) {
 		if err != nil {
 			return statement{}, fmt.Errorf("event %s at %d/%d: %w", r.ID, shard, r.Position, err)
 		}
-		scope := scopeOf(r.Event)
+		scope := scopeOf(refs)
 		shards.int16(shard)
 		positions.int64(int64(r.Position))
 		scopes.text(scope)

@@ -25,7 +25,7 @@ func (h *Handlers) proof(c echo.Context) error {
 	document, err := queries.Proof(ctx, h.deps.DB(tenantID), tenantID, id, proof.Heads{})
 	switch {
 	case errors.Is(err, queries.ErrProofTooLong):
-		return web.Invalid(web.Detail{Field: "messageId", Limit: fmt.Sprintf("a message of at most %d events", queries.ProofEventsMax), Problem: "has more"})
+		return web.Invalid(web.Detail{Field: "id", Limit: fmt.Sprintf("a message of at most %d events", queries.ProofEventsMax), Problem: "has more"})
 	case errors.Is(err, queries.ErrUnsealed):
 		return &web.Error{Status: http.StatusNotFound, Code: codeMessageNotFound, Message: "no proof of message " + id + ": it was published before history was sealed"}
 	case err != nil:
