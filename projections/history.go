@@ -52,7 +52,7 @@ func scanRecord(row pgx.CollectableRow, shard int) (events.Record, error) {
 		return r, fmt.Errorf("metadata of event %s: %w", r.ID, err)
 	}
 	r.Meta = events.Meta{
-		Actor: m.Actor, Platform: m.Platform != "", RequestID: m.RequestID, TraceParent: m.TraceParent,
+		Actor: m.Actor, Platform: m.Platform == platformText(true), RequestID: m.RequestID, TraceParent: m.TraceParent,
 		IdempotencyKey: m.IdempotencyKey, Fingerprint: m.Fingerprint,
 	}
 	var err error

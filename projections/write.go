@@ -31,6 +31,7 @@ type statement struct {
 type writer struct {
 	conn     *pgconn.PgConn
 	prepared map[string]string
+	seals    sealer
 }
 
 func newWriter(conn *pgconn.PgConn) *writer {
@@ -73,8 +74,8 @@ func (w *writer) run(ctx context.Context, statements []statement) error {
 }
 
 // commit writes a batch in one transaction and one round trip: the checkpoint's
-// move first, which fails where it does not stand at from, then history and read
-// tables.
+// move first, which fails where it does not stand at from, then history, read tables
+// and what seals the history.
 func (w *writer) commit(ctx context.Context, run string, shard int, from events.Position, records []events.Record, c *changes) error {
 	statements := make([]statement, 0, 6)
 	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text)`, params: [][]byte{
@@ -89,10 +90,15 @@ func (w *writer) commit(ctx context.Context, run string, shard int, from events.
 	if err != nil {
 		return err
 	}
-	statements = append(append(statements, history), tables...)
+	seals, err := w.seal(ctx, shard, from, records)
+	if err != nil {
+		return err
+	}
+	statements = append(append(append(statements, history), tables...), seals.statements...)
 	if err := w.run(ctx, statements); err != nil {
 		return fmt.Errorf("write %d events of shard %d after %d: %w", len(records), shard, from, err)
 	}
+	w.seals.committed(seals.trees)
 	return nil
 }
 
@@ -136,10 +142,7 @@ func historyStatement(shard int, records []events.Record) (statement, error) {
 		if err != nil {
 			return statement{}, fmt.Errorf("event %s at %d/%d: %w", r.ID, shard, r.Position, err)
 		}
-		scope := scopeAdmin
-		if refs.MessageID != "" {
-			scope = scopeMessage
-		}
+		scope := scopeOf(refs)
 		shards.int16(shard)
 		positions.int64(int64(r.Position))
 		scopes.text(scope)

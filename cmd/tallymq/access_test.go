@@ -161,6 +161,7 @@ var guardedRoutes = map[string]guardedRoute{
 	"GET /subscriptions/:id/dead-letters": {scopes: letterScopes, owned: true},
 	"GET /subscriptions/:id/ledger":       {scopes: readScopes, owned: true},
 	"GET /messages/:id/explain":           {scopes: readScopes, query: "subscription={sub}", owned: true},
+	"GET /messages/:id/proof":             {scopes: readScopes, owned: true},
 	"GET /schedules":                      {scopes: readScopes},
 	"GET /schedules/:id":                  {scopes: readScopes, owned: true},
 	"GET /jobs":                           {scopes: readScopes},

@@ -558,5 +558,10 @@ func (r *crashRun) account() {
 	report, err := projections.Verify(t.Context(), r.database(), projections.VerifyOptions{Shards: 4, Batch: 999})
 	require.NoError(t, err)
 	require.True(t, report.OK(), report)
+	// and all of it is sealed, whoever wrote it and was killed
+	sealed, err := projections.VerifySeals(t.Context(), r.database(), projections.VerifyOptions{Shards: 4})
+	require.NoError(t, err)
+	require.True(t, sealed.OK(), sealed.Findings)
+	require.Equal(t, []int64{report.Events, 0}, []int64{sealed.Events, sealed.Unsealed})
 	t.Logf("%d messages acknowledged, %d events", len(stored), report.Events)
 }

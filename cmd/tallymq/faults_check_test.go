@@ -61,6 +61,11 @@ func (r *faultRun) check(round []sent) {
 	require.NoError(r.t, err)
 	require.True(r.t, report.OK(), report)
 	r.t.Logf("%d events verified in %s", report.Events, time.Since(verifying).Round(time.Millisecond))
+	verifying = time.Now()
+	sealed, err := projections.VerifySeals(r.t.Context(), r.database(), projections.VerifyOptions{Shards: 4})
+	require.NoError(r.t, err)
+	require.True(r.t, sealed.OK(), sealed.Findings)
+	r.t.Logf("%d events under %d seals verified in %s", sealed.Events, sealed.Seals, time.Since(verifying).Round(time.Millisecond))
 }
 
 // complainf fails the test and tells of a message, unless enough was told.

@@ -233,6 +233,9 @@ func hostileDeliveries() []hostile {
 		{get, "/messages/" + none + "/explain?subscription=1", ``, nil, 400, badRequest, "subscription"},
 		{get, "/messages/" + none + "/explain?subscription={sub}&subscription={sub}", ``, nil, 400, badRequest, "subscription"},
 		{get, "/messages/" + none + "/explain?subscription={sub}", ``, nil, 404, "MQ_MESSAGE_NOT_FOUND", ""},
+		{get, "/messages/" + none + "/proof", ``, nil, 404, "MQ_MESSAGE_NOT_FOUND", ""},
+		{get, "/messages/1/proof", ``, nil, 400, badRequest, "id"},
+		{get, "/messages/" + none + "/proof?since=1", ``, nil, 400, badRequest, "since"},
 	}...)
 }
 

@@ -72,7 +72,7 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 		DB: func(tenantID string) queries.DB { return s.reader(tenantID, false) }, Cursors: web.Cursors{Key: s.keys.cursors}, State: s.queueState,
 		Open: s.openShown, OpenEvent: s.openEvent, MessageIDBound: postgres.MessageIDBound, Logger: s.logger,
 		LedgerLive: s.ledgerLive, WaitFolded: s.waitFolded, AllTenants: func() queries.DB { return postgres.AllTenants(s.pool) },
-		Live: s.liveMessage, NextTick: cron.Next, Horizon: s.horizon,
+		Live: s.liveMessage, NextTick: cron.Next, Horizon: s.horizon, SignProof: s.signProof,
 	})
 	watch := monitor.New(monitor.Deps{Measure: s.measure, Health: s.health.now, Status: s.status})
 	if s.roles.has(roleCommand) {

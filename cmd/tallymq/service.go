@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -99,7 +100,9 @@ type service struct {
 	watch      *logWatch
 	dispatcher *commands.Dispatcher
 	keys       serviceKeys
-	limiter    *limits.Limiter
+	// headKey signs the heads of history's logs, once one was asked for.
+	headKey atomic.Pointer[ed25519.PrivateKey]
+	limiter *limits.Limiter
 	// tokens verifies the auth service's tokens; nil where there is none.
 	tokens *auth.Verifier
 	// background ends with work's context; draining ends first, when no new work

@@ -27,7 +27,8 @@ func verifyCommand() *cobra.Command {
 		Long: `Folds the whole event history into temporary tables and compares them with the read
 tables, row by row, on one snapshot: the service may go on meanwhile. With REDIS_URL it
 also counts every consumer group's messages in both stores at the same position of the
-log. Exits with 1 where they differ.`,
+log. History itself is held against its seals (see prove): an event that was changed,
+taken away or put there is named. Exits with 1 where anything differs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			pool, err := openDatabase(cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
@@ -60,11 +61,15 @@ func runVerify(cmd *cobra.Command, pool *pgxpool.Pool) error {
 		return err //nolint:wrapcheck // says what it does
 	}
 	printReport(cmd.OutOrStdout(), report)
+	isSealed, err := verifySeals(cmd, pool, o)
+	if err != nil {
+		return err
+	}
 	isBalanced, err := verifyWithRedis(cmd, pool, o.Shards)
 	if err != nil {
 		return err
 	}
-	if !report.OK() || !isBalanced {
+	if !report.OK() || !isSealed || !isBalanced {
 		return exitError{status: 1}
 	}
 	return nil

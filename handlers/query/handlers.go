@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/tallymq/tallymq/handlers/web"
+	"github.com/tallymq/tallymq/proof"
 	"github.com/tallymq/tallymq/queries"
 )
 
@@ -60,7 +61,9 @@ type Deps struct {
 	Live func(ctx context.Context, q queries.Question) (*queries.LiveMessage, error)
 	// NextTick is when a schedule ticks next after a time.
 	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
-	Logger   *slog.Logger
+	// SignProof signs the head in a proof.
+	SignProof func(ctx context.Context, d proof.Document) (proof.Document, error)
+	Logger    *slog.Logger
 }
 
 // Handlers serves the query API.
@@ -82,6 +85,7 @@ func (h *Handlers) Register(g *echo.Group) {
 	g.GET("/messages/:id", asOfOr(h.messageAsOf, h.message), read)
 	g.GET("/messages/:id/events", h.messageEvents, read)
 	g.GET("/messages/:id/explain", h.explain, read)
+	g.GET("/messages/:id/proof", h.proof, read)
 	g.GET("/subscriptions/:id/dead-letters", h.deadLetters, web.Require(web.ScopeRead, web.ScopeConsume, web.ScopeAdmin))
 	g.GET("/subscriptions/:id/ledger", asOfOr(h.ledgerAsOf, h.ledger), read)
 	g.GET("/schedules", h.schedules, read)

@@ -208,7 +208,7 @@ func TestARestoreRefusesADatabaseThatIsNotEmpty(t *testing.T) {
 	s.backup(t, dir)
 	before := s.sums(t)
 	_, err := s.restore(t, dir)
-	require.ErrorContains(t, err, "the database is not empty, there are rows in delivery_jobs, event_history, group_counts, handover_checkpoints, message_subscriptions,")
+	require.ErrorContains(t, err, "the database is not empty, there are rows in delivery_jobs, event_history, group_counts, handover_checkpoints, history_hashes, history_seal_origins, history_seals, message_subscriptions,")
 	require.Equal(t, before, s.sums(t))
 
 	foreign := emptyStore(t)

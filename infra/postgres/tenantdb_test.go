@@ -18,7 +18,7 @@ import (
 // fenced are the tables that tenants read. What is not listed is closed to them.
 var fenced = []string{
 	"message_topics", "message_subscriptions", "message_records", "consumption_records", "event_history",
-	"dead_letters", "message_schedules", "delivery_jobs",
+	"dead_letters", "message_schedules", "delivery_jobs", "history_seals", "history_hashes",
 }
 
 // counts are of topics and groups, which are tenants' by their subscriptions: they have no
@@ -68,6 +68,8 @@ func addTenant(t testing.TB, pool *pgxpool.Pool, tenantID string) {
 	batch.Queue(`INSERT INTO topic_counts (topic_id, published, scheduled) SELECT id, 1, 0 FROM message_topics WHERE tenant_id = $1`, tenantID)
 	batch.Queue(`INSERT INTO group_counts (topic_id, consumer_group, base, replayed, consumed, dead, filtered, expired, purged)
 		SELECT id, 'g', 0, 0, 0, 0, 0, 0, 0 FROM message_topics WHERE tenant_id = $1`, tenantID)
+	batch.Queue(`INSERT INTO history_seals (tenant_id, shard, n, scope, first_position, last_position, events, root) VALUES ($1, 0, 0, 'message', $2, $2, 1, '')`, tenantID, position)
+	batch.Queue(`INSERT INTO history_hashes (tenant_id, shard, idx, hash) VALUES ($1, 0, 0, '')`, tenantID)
 	for _, scope := range []string{"admin", "message"} {
 		batch.Queue(`INSERT INTO event_history (shard, position, scope, event_id, kind, tenant_id, version, occurred_at, metadata, data)
 			VALUES (0, $1::bigint + $2::int, $3, gen_random_uuid(), 'k', $4, 1, now(), '{}', '{}')`, position, tenantID[35], scope, tenantID)
@@ -223,7 +225,7 @@ func TestWhatTenantsDoNotReadIsClosedToThem(t *testing.T) {
 		AND relkind IN ('r', 'p') AND relname <> ALL ($1::text[])`, slices.Concat(fenced, counts))
 	today := "_" + time.Now().UTC().Format(nameLayout)
 	require.Subset(t, closed, []string{
-		"service_keys", "store_settings", "projection_checkpoints", "event_history_admin", "event_history_message", "event_history_message" + today,
+		"service_keys", "store_settings", "projection_checkpoints", "history_seal_origins", "event_history_admin", "event_history_message", "event_history_message" + today,
 		"message_records_default", "message_records" + today, "consumption_records_default", "consumption_records" + today,
 	})
 	for _, table := range closed {
