@@ -117,7 +117,14 @@ func runRestore(cmd *cobra.Command, dir string) error {
 	bars := phases{w: cmd.ErrOrStderr()}
 	defer bars.clear()
 	r, err := backup.Restore(cmd.Context(), pool, backup.RestoreOptions{
-		Dir: dir, Shards: cfg.Shards, Logger: logger, Progress: bars.progress, Fold: foldAll(cfg.DatabaseURL),
+		Dir: dir, Shards: cfg.Shards, Logger: logger, Progress: bars.progress,
+		Fold: func(ctx context.Context, shards int, progress func(int64)) error {
+			if err := foldAll(cfg.DatabaseURL)(ctx, shards, progress); err != nil {
+				return err
+			}
+			// The original may go on, with its own Redis.
+			return postgres.BeginAnew(ctx, pool, newID()) //nolint:wrapcheck // says what it does
+		},
 	})
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does

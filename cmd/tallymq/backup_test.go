@@ -2,16 +2,21 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/infra/backup"
+	"github.com/tallymq/tallymq/infra/config"
 	"github.com/tallymq/tallymq/infra/devstack"
 	"github.com/tallymq/tallymq/infra/postgres"
+	"github.com/tallymq/tallymq/infra/redis"
 )
 
 // A service's store is backed up while it runs, twice, and restored into another Postgres
@@ -69,6 +74,7 @@ func TestBackupAndRestoreByCommand(t *testing.T) {
 	require.Contains(t, out, "The read tables equal the fold of the history.")
 	_, err = run(target, "restore", "--from", dir)
 	require.ErrorContains(t, err, "the database is not empty")
+	restoredServes(t, cfg, target, sub)
 	_, err = run(target, "backup")
 	require.ErrorContains(t, err, `required flag(s) "to" not set`)
 }
@@ -86,4 +92,42 @@ func TestNoServiceStartsOnARestoreThatDidNotEnd(t *testing.T) {
 	err = runService(t.Context(), cfg, slog.New(slog.DiscardHandler), options{host: "127.0.0.1"})
 	require.ErrorIs(t, err, backup.ErrUnfinished)
 	require.ErrorContains(t, err, "drop the schema")
+}
+
+// restoredServes starts a service on a restored database: not on the original's Redis, but on an
+// empty one, which it fills.
+func restoredServes(t *testing.T, original config.Config, databaseURL, sub string) {
+	t.Helper()
+	cfg := original
+	cfg.DatabaseURL = databaseURL
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := runService(ctx, cfg, slog.New(slog.DiscardHandler), options{host: "127.0.0.1", onReady: func(string) { cancel() }})
+	require.ErrorIs(t, err, redis.ErrForeignLog)
+	server, err := devstack.StartRedis(t.Context(), devstack.RedisOptions{Dir: t.TempDir()})
+	require.NoError(t, err)
+	t.Cleanup(server.Kill)
+	cfg.RedisURL = server.URL()
+	b := &recoveryBundle{instance: start(t, cfg, "")}
+	b.pool, err = postgres.Open(t.Context(), databaseURL)
+	require.NoError(t, err)
+	t.Cleanup(b.pool.Close)
+	b.client, err = redis.Open(cfg.RedisURL)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = b.client.Close() })
+	b.verified()
+	// what was consumed does not come again, and all else does
+	seen := map[string]bool{}
+	for len(seen) < 25 {
+		for _, m := range b.pull(sub) {
+			require.False(t, seen[text(m["messageId"])])
+			seen[text(m["messageId"])] = true
+			b.ack(sub, m)
+		}
+	}
+	require.Empty(t, list(b.post("/subscriptions/"+sub+"/pull", `{}`).is(http.StatusOK)["messages"]))
+	b.post("/publish", `{"queue":"q","payload":1}`).is(http.StatusCreated)
+	b.folded()
+	b.verified()
+	require.NoError(t, b.stop())
 }

@@ -91,8 +91,18 @@ func (l *logStore) look(ctx context.Context, client goredis.UniversalClient) (ru
 		return run, "", err //nolint:wrapcheck // says what it does
 	}
 	for _, epoch := range sight.Epochs {
-		if name := strings.TrimPrefix(epoch, redis.Restoring); epoch != "" && !known[name] {
+		name := strings.TrimPrefix(epoch, redis.Restoring)
+		if epoch == "" || known[name] {
+			continue
+		}
+		if storeOf(name) != storeOf(run.epoch) {
 			return run, "", fmt.Errorf("%w: it has epoch %s, Postgres has %s", redis.ErrForeignLog, name, run.epoch)
+		}
+		if name == epoch && sight.Epochs[0] == epoch {
+			if err := postgres.AdoptEpoch(ctx, l.pool, epoch); err != nil {
+				return run, "", err //nolint:wrapcheck // says what it does
+			}
+			run.epoch, known[epoch] = epoch, true
 		}
 	}
 	folded, err := projections.Admit(ctx, l.pool, run.token(), run.epoch, l.shards)
@@ -119,6 +129,12 @@ func (l *logStore) look(ctx context.Context, client goredis.UniversalClient) (ru
 // errElsewhere reports a Redis that does not have the log while others see it in another one:
 // REDIS_URL may be wrong.
 var errElsewhere = errors.New("REDIS_URL: this Redis does not have the log")
+
+// storeOf is the store's name, which all its epochs begin with: the first one is nothing else.
+func storeOf(epoch string) string {
+	store, _, _ := strings.Cut(epoch, ".")
+	return store
+}
 
 // lacking says what Redis lacks of what Postgres knows, empty for nothing.
 func lacking(s redis.Sight, folded []events.Position, epoch string) string {
@@ -198,7 +214,7 @@ func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, i
 	if err != nil {
 		return run, err
 	}
-	run.epoch = newID()
+	run.epoch = storeOf(run.epoch) + "." + newID()
 	if err := postgres.RaiseEpoch(ctx, l.pool, run.epoch, lost); err != nil {
 		return run, err //nolint:wrapcheck // says what it does
 	}

@@ -25,7 +25,7 @@ var (
 	// because its schema is older, is left out.
 	copied = []string{
 		"store_settings", "service_keys", "tenant_keys", "handover_checkpoints", "delivery_jobs",
-		"history_seals", "history_hashes", "history_seal_origins", "history_readers", "log_epochs", checkpoints,
+		"history_seals", "history_hashes", "history_seal_origins", "history_readers", checkpoints,
 	}
 	// folded are those that a restore folds from history.
 	folded = []string{
@@ -33,7 +33,7 @@ var (
 		"topic_counts", "topic_offsets", "group_counts", "dead_letters", "message_schedules",
 	}
 	// leftOut are of the schema and of the program that uses it.
-	leftOut = []string{"goose_db_version", "projection_versions", "projection_rebuilds", "projection_rebuild_positions", "log_seen"}
+	leftOut = []string{"goose_db_version", "projection_versions", "projection_rebuilds", "projection_rebuild_positions", "log_epochs", "log_seen"}
 )
 
 // countedTable is what of a folded table remembers events that retention has dropped: once

@@ -24,6 +24,32 @@ func FixEpoch(ctx context.Context, pool *pgxpool.Pool, first string) (string, er
 	return epoch, nil
 }
 
+// AdoptEpoch takes on the epoch that a Redis of this store has: Postgres came back without
+// what it committed last, and that was among it.
+func AdoptEpoch(ctx context.Context, pool *pgxpool.Pool, epoch string) error {
+	return RaiseEpoch(ctx, pool, epoch, "Postgres had forgotten it")
+}
+
+// BeginAnew makes a store that was copied one of its own: a Redis of the store that it was
+// copied from is another's from then on.
+func BeginAnew(ctx context.Context, pool *pgxpool.Pool, first string) error {
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		for _, sql := range []string{`DELETE FROM log_epochs`, `DELETE FROM log_seen`, `DELETE FROM store_settings WHERE name = '` + EpochSetting + `'`} {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err //nolint:wrapcheck // wrapped below
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		_, err = FixEpoch(ctx, pool, first)
+	}
+	if err != nil {
+		return fmt.Errorf("begin anew: %w", err)
+	}
+	return nil
+}
+
 // Epochs returns whatever the log was and is known by.
 func Epochs(ctx context.Context, pool *pgxpool.Pool) (map[string]bool, error) {
 	rows, err := pool.Query(ctx, `SELECT epoch FROM log_epochs`)
