@@ -44,6 +44,8 @@ type messageAnswer struct {
 	ExpiresAt   *web.Time `json:"expiresAt"`
 	ProducerID  *string   `json:"producerId"`
 	TraceID     *string   `json:"traceId"`
+	// ErasedAt is when the payload was erased: it is null since.
+	ErasedAt *web.Time `json:"erasedAt,omitempty"`
 	// Consumption has one entry per attempt; it is left out of lists.
 	Consumption []attemptAnswer `json:"consumption,omitzero"`
 }
@@ -87,7 +89,7 @@ func showMessage(m queries.Message) messageAnswer {
 		CorrelationID: m.CorrelationID, Headers: m.Headers, Payload: web.Raw(m.Payload), PayloadSize: m.PayloadSize,
 		ContentType: m.ContentType, Partition: m.Partition, Offset: m.Offset, RetryCount: m.RetryCount,
 		PublishedAt: web.TimePtr(m.PublishedAt), ScheduledAt: web.TimePtr(m.ScheduledAt), ConsumedAt: web.TimePtr(m.ConsumedAt),
-		ExpiresAt: web.TimePtr(m.ExpiresAt), ProducerID: m.ProducerID, TraceID: m.TraceID,
+		ExpiresAt: web.TimePtr(m.ExpiresAt), ProducerID: m.ProducerID, TraceID: m.TraceID, ErasedAt: web.TimePtr(m.ErasedAt),
 	}
 }
 
@@ -170,7 +172,10 @@ func (h *Handlers) message(c echo.Context) error {
 	if err != nil {
 		return h.failed(c, err, notFound(codeMessageNotFound, "message", id))
 	}
-	if m.Sealed {
+	switch {
+	case m.Payload == nil:
+		m.Payload = []byte("null")
+	case m.Sealed:
 		if m.Payload, err = h.deps.Open(ctx, m.TenantID, m.TopicID, m.MessageID, m.Payload); err != nil {
 			return h.failed(c, fmt.Errorf("%w: %w", ErrStateUnavailable, err), nil)
 		}

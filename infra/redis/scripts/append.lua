@@ -764,7 +764,9 @@ end
 ops.E = function(i)
   local id, message, partition, offset = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
   flush()
-XX .. id .. ':' .. group) + redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group)
+  local groups = redis.call('HKEYS', prefix .. 'groups:' .. id)
+  for _, group in ipairs(groups) do
+    if redis.call('HLEN', prefix .. 'parked:' .. id .. ':' .. group) + redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group)
       + counted('heldn', id, group) > ERASE_MAX then return { TOO_MANY, '', message, 0, 0 }, i + 11 end
   end
   if redis.call('HLEN', prefix .. 'outbox') > ERASE_MAX then return { TOO_MANY, '', message, 0, 0 }, i + 11 end
