@@ -91,17 +91,21 @@ type Retain struct {
 }
 
 // Retain notes that messages were kept for as long as their topic keeps them, and returns
-// once they are gone from the read side. isDone is false where a consumer group has not
-// settled one that was published before that time, or the topic changed meanwhile.
-func (d *Dispatcher) Retain(ctx context.Context, cmd Retain) (isDone bool, err error) {
+// once they are gone from the read side. isDone is false where the topic changed meanwhile,
+// or a consumer group has not settled one of them: unsettledFrom is when the oldest of those
+// was published.
+func (d *Dispatcher) Retain(ctx context.Context, cmd Retain) (unsettledFrom time.Time, isDone bool, err error) {
 	out, err := d.appendOne(ctx, cmd.Shard, events.Append{
 		ID: d.cfg.NewID(), TenantID: cmd.TenantID, Meta: d.adminMeta(system), Version: cmd.TopicVersion, Guard: events.Guard{TopicVersion: cmd.TopicVersion},
 		Event: events.TopicRetained{TopicID: cmd.TopicID, BeforeMs: cmd.Before.UnixMilli(), UpTo: cmd.UpTo},
 	})
 	if err != nil || out.Status != events.StatusAppended {
-		return false, err
+		if out.Offset > 0 {
+			unsettledFrom = time.UnixMilli(out.Offset).UTC()
+		}
+		return unsettledFrom, false, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.cfg.AckTimeout)
 	defer cancel()
-	return true, d.awaitFold(ctx, cmd.Shard, out.Position)
+	return time.Time{}, true, d.awaitFold(ctx, cmd.Shard, out.Position)
 }

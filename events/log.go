@@ -152,7 +152,8 @@ type Outcome struct {
 	// Offset is the partition offset a published message was given; of a scheduled one it
 	// is when it is released, in ms since 1970 and below zero; of a seek it is 1 where
 	// messages were asked for that history alone has; of an erased one it is how many
-	// deliveries were discarded.
+	// deliveries were discarded, and of messages that a topic does not keep, where a group
+	// has not settled one of them, when the oldest of those was published, in ms since 1970.
 	Offset int64
 	// Partition is where a published message went.
 	Partition int

@@ -26,6 +26,7 @@ import (
 	"github.com/tallymq/tallymq/handlers/delivery"
 	"github.com/tallymq/tallymq/handlers/handover"
 	"github.com/tallymq/tallymq/handlers/jobs"
+	"github.com/tallymq/tallymq/handlers/retention"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/infra/auth"
 	"github.com/tallymq/tallymq/infra/config"
@@ -304,6 +305,8 @@ func (s *service) runParts(work context.Context) {
 	s.background.Go(func() { s.health.run(work, s.cfg.HealthInterval()) })
 	if s.roles.has(roleProjector) {
 		s.background.Go(func() { s.keepPartitions(work) })
+		keeper := retention.New(retention.Config{Pool: s.pool, Commands: s.dispatcher, Now: time.Now, Logger: s.logger})
+		s.background.Go(func() { keeper.Run(work) })
 		for shard := range s.cfg.Shards {
 			s.background.Go(func() { s.project(work, shard) })
 		}

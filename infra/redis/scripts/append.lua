@@ -855,8 +855,10 @@ local function oldest_outside(id, group, before_ms)
   return ms_of(oldest)
 end
 
--- Whether every group has settled what was published before a time (ms).
-local function is_settled_before(id, before_ms)
+-- When the oldest message was published (ms) that a group has not settled, a bound of that
+-- where it is before a time, nil for none.
+local function oldest_unsettled(id, before_ms)
+  local oldest
   for p = 0, partitions_of(id) - 1 do
     local key = prefix .. 'q:' .. id .. ':' .. p
     for _, info in ipairs(redis.call('EXISTS', key) == 1 and redis.call('XINFO', 'GROUPS', key) or {}) do
@@ -867,25 +869,27 @@ local function is_settled_before(id, before_ms)
         number = tonumber(string.match(redis.call('XPENDING', key, g['name'])[2], '%-(%d+)$'))
       end
       local first = redis.call('XRANGE', key, '0-' .. int(number), '+', 'COUNT', 1)[1]
-      if first and ms_of(first[2][8]) < before_ms then return false end
+      if first then oldest = math.min(oldest or math.huge, ms_of(first[2][8])) end
     end
   end
   for _, group in ipairs(redis.call('HKEYS', prefix .. 'groups:' .. id)) do
-    local oldest = oldest_outside(id, group, before_ms)
-    if oldest and oldest < before_ms then return false end
+    oldest = math.min(oldest or math.huge, oldest_outside(id, group, before_ms) or math.huge)
   end
-  return true
+  return oldest
 end
 
 -- Messages were kept for as long as their topic keeps them: topic, its version, before when
 -- they were published (ms), uuid, metadata, event. The streams lose so many of them at most:
--- more of them are never behind what is retained, as one event is for fewer. Answers how many.
+-- one event is for fewer. Where a group has not settled one of them it answers when the
+-- oldest of those was published.
 local RETAIN_MAX = 2000
 ops.Q = function(i)
   local id, before_ms = ARGV[i], tonumber(ARGV[i + 2])
   flush()
   local t = topic(id)
-  if t.v ~= ARGV[i + 1] or not is_settled_before(id, before_ms) then return { STALE, '', id, 0, 0 }, i + 6 end
+  if t.v ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 6 end
+  local oldest = oldest_unsettled(id, before_ms)
+  if oldest and oldest < before_ms then return { STALE, '', id, oldest, 0 }, i + 6 end
   local gone, held = 0, 0
   for p = 0, partitions_of(id) - 1 do
     local key = prefix .. 'q:' .. id .. ':' .. p
@@ -904,7 +908,7 @@ ops.Q = function(i)
   if redis.call('HLEN', prefix .. 'groups:' .. id) == 0 and gone > 0 then
     redis.call('HSET', prefix .. 'topic:' .. id, 'b', int(t.n - held))
   end
-  return { OK, record(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]), id, gone, 0 }, i + 6
+  return { OK, record(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]), id, 0, 0 }, i + 6
 end
 
 local function schedule_version(id)
