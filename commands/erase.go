@@ -72,7 +72,7 @@ func (d *Dispatcher) EraseMessage(ctx context.Context, caller Caller, cmd EraseM
 	case events.StatusNotScheduled:
 		return Erased{}, refuse(CodeUnavailable, "message %q is being published or cancelled; try again", m.MessageID)
 	case events.StatusTooMany:
-		return Erased{}, refuse(CodeConflict, "message %q would have to be looked for among more than 10000 that are tried again; try again once there are fewer", m.MessageID)
+		return Erased{}, refuse(CodeUnavailable, "message %q would have to be looked for among more than 10000 that a group has yet to try again; try again later", m.MessageID)
 	default:
 	}
 	receipt, err := d.await(ctx, caller, m.Shard, out)
