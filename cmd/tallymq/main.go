@@ -46,7 +46,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), healthCommand(),
+	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), destroyKeysCommand(), healthCommand(),
 		publishCommand(), consumeCommand(), tailCommand(), benchCommand(), receiveCommand())
 	return cmd
 }

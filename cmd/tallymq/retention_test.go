@@ -86,7 +86,7 @@ func TestQueuesKeepMessagesForAsLongAsTheySay(t *testing.T) {
 	b.balanced()
 	gone := func(id, payload string) {
 		t.Helper()
-		i.get("/messages/" + id).refused(http.StatusNotFound, "MQ_MESSAGE_NOT_FOUND")
+		i.get("/messages/"+id).refused(http.StatusNotFound, "MQ_MESSAGE_NOT_FOUND")
 		require.Empty(t, b.inPostgres(payload))
 		require.Empty(t, b.inRedis(payload))
 		events := list(i.get("/messages/" + id + "/events").is(http.StatusOK)["data"])

@@ -253,6 +253,7 @@ func (s *service) assemble() (err error) {
 	s.log = redis.New(redis.Config{
 		Client: s.redis, Readers: s.readers, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: s.logger,
+		KeysDestroyed: s.forgetKeys,
 	})
 	allowed, err := s.cfg.AllowedNetworks()
 	if err != nil {
