@@ -85,9 +85,9 @@ type Retain struct {
 	Shard             int
 	// TopicVersion is the topic's version that the decision rests on, 0 for a deleted one.
 	TopicVersion int64
-	// Before is when they were published at the latest, UpTo the greatest id.
-	Before time.Time
-	UpTo   string
+	// Before is when they were published at the latest, From and UpTo bound their ids.
+	Before     time.Time
+	From, UpTo string
 }
 
 // Retain notes that messages were kept for as long as their topic keeps them, and returns
@@ -97,7 +97,7 @@ type Retain struct {
 func (d *Dispatcher) Retain(ctx context.Context, cmd Retain) (unsettledFrom time.Time, isDone bool, err error) {
 	out, err := d.appendOne(ctx, cmd.Shard, events.Append{
 		ID: d.cfg.NewID(), TenantID: cmd.TenantID, Meta: d.adminMeta(system), Version: cmd.TopicVersion, Guard: events.Guard{TopicVersion: cmd.TopicVersion},
-		Event: events.TopicRetained{TopicID: cmd.TopicID, BeforeMs: cmd.Before.UnixMilli(), UpTo: cmd.UpTo},
+		Event: events.TopicRetained{TopicID: cmd.TopicID, BeforeMs: cmd.Before.UnixMilli(), From: cmd.From, UpTo: cmd.UpTo},
 	})
 	if err != nil || out.Status != events.StatusAppended {
 		if out.Offset > 0 {

@@ -49,12 +49,13 @@ type (
 	}
 
 	// TopicRetained says that messages of a queue were kept for as long as it keeps them:
-	// those that were published before a time, with an id up to UpTo. Every consumer group
+	// those that were published before a time, with an id from From up to UpTo. Every group
 	// had settled them. They leave the read tables, and their payloads the history.
 	TopicRetained struct {
 		TopicID string `json:"topicId"`
 		// BeforeMs is that time, in ms since 1970 by the log's clock.
 		BeforeMs int64  `json:"beforeMs"`
+		From     string `json:"from"`
 		UpTo     string `json:"upTo"`
 	}
 

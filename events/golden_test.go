@@ -177,7 +177,7 @@ func examples() map[string]Event {
 			Discarded: Discarded{Groups: map[string]int64{"billing": 1}, Scheduled: 1, From: "1767323045006-3"},
 		},
 		"message.erased.minimal": MessageErased{MessageID: messageID, TopicID: topicID, Entry: "1767323045006-0"},
-		"topic.retained":         TopicRetained{TopicID: topicID, BeforeMs: 1767323045006, UpTo: messageID},
+		"topic.retained":         TopicRetained{TopicID: topicID, BeforeMs: 1767323045006, From: scheduleID, UpTo: messageID},
 	}
 }
 

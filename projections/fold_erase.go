@@ -12,9 +12,9 @@ import (
 // retention is what a topic does not keep any longer.
 type retention struct {
 	tenantID, topicID string
-	// before is when it was published at the latest, upTo the greatest id.
-	before time.Time
-	upTo   string
+	// before is when it was published at the latest, from and upTo bound its ids.
+	before     time.Time
+	from, upTo string
 }
 
 // erase forgets a message's payload, and counts what its consumer groups lost.
@@ -32,7 +32,7 @@ func (c *changes) erase(r events.Record, e events.MessageErased) {
 // retain forgets what a topic does not keep any longer. Nothing of the batch comes before
 // it any more: what follows goes on with changes of its own.
 func (c *changes) retain(r events.Record, e events.TopicRetained) {
-	c.retained = &retention{tenantID: r.TenantID, topicID: e.TopicID, before: time.UnixMilli(e.BeforeMs).UTC(), upTo: e.UpTo}
+	c.retained = &retention{tenantID: r.TenantID, topicID: e.TopicID, before: time.UnixMilli(e.BeforeMs).UTC(), from: e.From, upTo: e.UpTo}
 	next := newChanges()
 	c.next = &next
 }

@@ -70,7 +70,7 @@ func (c *changes) eraseMessages() (statement, error) {
 
 // isRetained are messages that their topic does not keep any longer: those that were
 // published before a time, and those that never were and never will be.
-const isRetained = `m.tenant_id = $1::text::uuid AND m.topic_id = $2::text::uuid AND m.message_id <= $3::text
+const isRetained = `m.tenant_id = $1::text::uuid AND m.topic_id = $2::text::uuid AND m.message_id BETWEEN $5::text AND $3::text
   AND coalesce(m.published_at, CASE WHEN m.status <> 'scheduled' THEN '-infinity'::timestamptz END) < $4::timestamptz`
 
 const (
@@ -81,13 +81,13 @@ WHERE ` + isRetained + ` AND h.shard = m.shard AND h.scope = 'message' AND h.pos
 	retainLetters = `
 DELETE FROM dead_letters d USING message_records m WHERE ` + isRetained + ` AND d.topic_id = m.topic_id AND d.message_id = m.message_id`
 	retainConsumptions = `
-DELETE FROM consumption_records c USING message_records m WHERE ` + isRetained + ` AND c.message_id = m.message_id AND c.message_id <= $3::text`
+DELETE FROM consumption_records c USING message_records m WHERE ` + isRetained + ` AND c.message_id = m.message_id AND c.message_id BETWEEN $5::text AND $3::text`
 	retainMessages = `DELETE FROM message_records m WHERE ` + isRetained
 )
 
 // statements of a retention; those of a fold of a history that stands leave that alone.
 func (r retention) statements(withHistory bool) []statement {
-	params := [][]byte{[]byte(r.tenantID), []byte(r.topicID), []byte(r.upTo), bigint(r.before.UnixMicro() - postgresEpochMicros)}
+	params := [][]byte{[]byte(r.tenantID), []byte(r.topicID), []byte(r.upTo), bigint(r.before.UnixMicro() - postgresEpochMicros), []byte(r.from)}
 	var out []statement
 	if withHistory {
 		out = append(out, statement{sql: retainHistory, params: params})

@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	goredis "github.com/redis/go-redis/v9"
@@ -262,6 +260,3 @@ func TestScheduledMessagesAreErased(t *testing.T) {
 	require.Equal(t, []string{"reason", "at most 500 characters"}, []string{field, limit})
 	require.NoError(t, i.stop())
 }
-
-var _ = bytes.Contains
-var _ = time.Second

@@ -2,7 +2,6 @@ package retention
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -68,11 +67,11 @@ type topic struct {
 }
 
 // due are topics with a message whose id is old enough. A topic's ids are in an index, in
-// order: each costs one look at its end.
+// order: each costs one look at its end. EXISTS would let the planner read all messages.
 const due = `
 SELECT t.id::text, t.tenant_id::text, t.shard, t.version, t.retention_ms, t.status = 'archived' FROM message_topics t
-WHERE EXISTS (SELECT FROM message_records m WHERE m.tenant_id = t.tenant_id AND m.topic_id = t.id
-    AND m.message_id < (SELECT left(h.id, 8) || '-' || substr(h.id, 9) FROM (SELECT lpad(to_hex(greatest($1::bigint - t.retention_ms, 0)), 12, '0') AS id) h))
+WHERE (SELECT true FROM message_records m WHERE m.tenant_id = t.tenant_id AND m.topic_id = t.id
+    AND m.message_id < (SELECT left(h.id, 8) || '-' || substr(h.id, 9) FROM (SELECT lpad(to_hex(greatest($1::bigint - t.retention_ms, 0)), 12, '0') AS id) h) LIMIT 1)
 ORDER BY t.id`
 
 // Round takes away what queues do not keep any longer, and returns how many messages that
@@ -133,11 +132,11 @@ func (k *Keeper) topic(ctx context.Context, t topic) (messages int, err error) {
 		cmd.TopicVersion = 0
 	}
 	for {
-		n, upTo, err := k.next(ctx, t, cmd.Before)
+		n, from, upTo, err := k.next(ctx, t, cmd.Before)
 		if err != nil || n == 0 {
 			return messages, err
 		}
-		cmd.UpTo = upTo
+		cmd.From, cmd.UpTo = from, upTo
 		unsettledFrom, isDone, err := k.cfg.Commands.Retain(ctx, cmd)
 		switch {
 		case err != nil:
@@ -158,23 +157,19 @@ func (k *Keeper) topic(ctx context.Context, t topic) (messages int, err error) {
 // expired are a topic's next messages that were published before a time, or never were and
 // never will be; the projection has the same condition.
 const expired = `
-SELECT count(*), max(message_id) FROM (SELECT message_id FROM message_records m
+SELECT count(*), coalesce(min(message_id), ''), coalesce(max(message_id), '') FROM (SELECT message_id FROM message_records m
     WHERE m.tenant_id = $1 AND m.topic_id = $2 AND m.message_id < $3
       AND coalesce(m.published_at, CASE WHEN m.status <> 'scheduled' THEN '-infinity'::timestamptz END) < $4
     ORDER BY m.message_id LIMIT $5) e`
 
-func (k *Keeper) next(ctx context.Context, t topic, before time.Time) (n int, upTo string, err error) {
+func (k *Keeper) next(ctx context.Context, t topic, before time.Time) (n int, from, upTo string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	var last *string
-	err = k.cfg.Pool.QueryRow(ctx, expired, t.TenantID, t.ID, leastID(before.Add(clockSkewMax)), before, MessagesMax).Scan(&n, &last)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return 0, "", fmt.Errorf("look for messages: %w", err)
+	err = k.cfg.Pool.QueryRow(ctx, expired, t.TenantID, t.ID, leastID(before.Add(clockSkewMax)), before, MessagesMax).Scan(&n, &from, &upTo)
+	if err != nil {
+		return 0, "", "", fmt.Errorf("look for messages: %w", err)
 	}
-	if last == nil {
-		return 0, "", nil
-	}
-	return n, *last, nil
+	return n, from, upTo, nil
 }
 
 // leastID is the least UUIDv7 of a time or later, as text (RFC 9562, section 5.7).
