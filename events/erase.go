@@ -54,7 +54,7 @@ func payloadOf(data []byte) (from, to int, isErased bool, err error) {
 			return 0, 0, false, fmt.Errorf("data: %w", err)
 		}
 		var value json.RawMessage
-		if err := dec.Decode(&value); err != nil { //nolint:forbidigo // ours; what it skips stays as it is
+		if err := dec.Decode(&value); err != nil {
 			return 0, 0, false, fmt.Errorf("data: %s: %w", name, err)
 		}
 		switch name {

@@ -45,9 +45,7 @@ func (c *changes) apply(r events.Record) error {
 	case events.TopicUpdated:
 		c.updateTopic(r, e.TopicConfig)
 	case events.TopicPurged:
-		c.discard(e.TopicID, e.Discarded)
-		c.purgeRedriven(e.TopicID, e.Discarded)
-		return c.purge(r, e.TopicID, e.Discarded)
+		return c.purgeTopic(r, e)
 	case events.TopicRetained:
 		c.retain(r, e)
 	case events.TopicDeleted:

@@ -187,7 +187,10 @@ func TestAMessagesPayloadIsErasedEverywhere(t *testing.T) {
 	require.Equal(t, "message.erased", last["type"])
 	require.Equal(t, "asked for by the customer", last["data"].(map[string]any)["reason"])
 	require.Contains(t, string(i.get("/events?messageId="+id).body), `"payload":null,"erasedSha256":"`)
-	require.NotContains(t, shown, "sealed")
+	explained := i.get("/messages/" + id + "/explain?subscription=" + waiting).is(http.StatusOK)
+	require.Equal(t, "purged", explained["verdict"])
+	require.Contains(t, explained["reason"], "payload was erased")
+	require.Equal(t, "consumed", i.get("/messages/" + id + "/explain?subscription=" + done).is(http.StatusOK)["verdict"])
 
 	// nobody gets it, and what was before and behind it comes as ever
 	lost := list(i.post("/subscriptions/"+leased+"/ack", map[string]any{"ackTokens": []string{token}}).is(http.StatusOK)["results"])
@@ -213,12 +216,12 @@ func TestAMessagesPayloadIsErasedEverywhere(t *testing.T) {
 	require.Len(t, i.pull(done), 2)
 	b.balanced()
 	job := i.ended(text(i.post("/subscriptions/"+dead+"/redrive", `{}`).is(http.StatusAccepted)["id"]))
-	require.EqualValues(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
+	require.Equal(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
 	job = i.ended(text(i.post("/queues/orders/replay", `{"subscriptionId":"`+parked+`"}`).is(http.StatusAccepted)["id"]))
-	require.EqualValues(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
+	require.Equal(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
 	i.queue("copies", "")
 	job = i.ended(text(i.post("/queues/orders/replay", `{"queue":"copies"}`).is(http.StatusAccepted)["id"]))
-	require.EqualValues(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
+	require.Equal(t, []float64{2, 1}, []float64{job["done"].(float64), job["failed"].(float64)})
 	b.balanced()
 	require.NoError(t, i.stop())
 }

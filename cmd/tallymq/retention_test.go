@@ -117,15 +117,15 @@ func TestQueuesKeepMessagesForAsLongAsTheySay(t *testing.T) {
 	require.Empty(t, list(i.get("/subscriptions/" + dead + "/dead-letters").is(http.StatusOK)["data"]))
 	var ledger struct{ Published, Dead int64 }
 	i.get("/subscriptions/"+dead+"/ledger").decode(http.StatusOK, &ledger)
-	require.EqualValues(t, []int64{7, 6}, []int64{ledger.Published, ledger.Dead}, "counts stay, of what waits too")
+	require.Equal(t, []int64{7, 6}, []int64{ledger.Published, ledger.Dead}, "counts stay, of what waits too")
 
 	// whoever asks for them gets none, and is told
 	sought := i.post("/subscriptions/"+quick+"/seek", `{"to":"earliest"}`).is(http.StatusOK)
 	require.Equal(t, true, sought["older"])
 	job := i.ended(text(sought["jobId"]))
-	require.EqualValues(t, []float64{0, 6}, []float64{job["done"].(float64), job["failed"].(float64)})
+	require.Equal(t, []float64{0, 6}, []float64{job["done"].(float64), job["failed"].(float64)})
 	job = i.ended(text(i.post("/queues/short/replay", `{"subscriptionId":"`+slow+`"}`).is(http.StatusAccepted)["id"]))
-	require.EqualValues(t, []float64{0, 6}, []float64{job["done"].(float64), job["failed"].(float64)})
+	require.Equal(t, []float64{0, 6}, []float64{job["done"].(float64), job["failed"].(float64)})
 	require.Equal(t, "consumed", i.get("/messages/" + ids[0] + "/explain?subscription=" + quick).is(http.StatusOK)["verdict"])
 	late := i.subscription("short", "late", "")
 	require.Empty(t, list(i.post("/subscriptions/"+late+"/pull", `{}`).is(http.StatusOK)["messages"]))
