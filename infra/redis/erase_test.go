@@ -148,3 +148,25 @@ func TestRetentionStopsAtWhatIsNotSettled(t *testing.T) {
 	b.append(t, topic.shard, topic.consumed(t, req, again[0]))
 	require.Equal(t, events.StatusAppended, b.append(t, topic.shard, topic.retained(t, 1, time.Now().Add(time.Hour)))[0].Status)
 }
+
+// A dead letter that is still to be published to another queue is not published any more.
+func TestAnErasedDeadLetterIsNotForwarded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	topic := b.topic(t, "orders", 1)
+	req := topic.subscription(t, "g", "earliest")
+	out := topic.published(t, 2)
+	for _, m := range topic.lease(t, req, 2) {
+		b.append(t, topic.shard, events.Append{
+			ID: newID(t), TenantID: tenant, Event: events.MessageDeadLettered{Delivery: topic.delivery(req, m)}, Guard: events.Guard{Lease: m.Lease}, Forward: true,
+		})
+	}
+	outbox := b.log.shards[topic.shard].keys.outbox()
+	require.EqualValues(t, 2, b.client.HLen(t.Context(), outbox).Val())
+	require.Zero(t, b.append(t, topic.shard, topic.erased(t, out[0]))[0].Offset, "the group has settled it")
+	left, err := b.client.HVals(t.Context(), outbox).Result()
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.Contains(t, left[0], "canary-1")
+	require.EqualValues(t, 1, b.client.ZCard(t.Context(), b.log.shards[topic.shard].keys.due()).Val())
+}
