@@ -283,7 +283,7 @@ func (p *publishing) settle(i int, out events.Outcome) bool {
 		r.Err = aborted
 	case events.StatusFull:
 		r.Err = refuse(CodeQueueFull, "queue %q holds as many unconsumed messages as it may", r.Queue)
-	case events.StatusLeaseLost, events.StatusExists, events.StatusNotScheduled:
+	case events.StatusLeaseLost, events.StatusExists, events.StatusNotScheduled, events.StatusErased, events.StatusTooMany:
 		r.Err = fmt.Errorf("publish: unexpected outcome %d", out.Status)
 	}
 	return false

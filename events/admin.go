@@ -48,6 +48,17 @@ type (
 		Discarded Discarded `json:"discarded"`
 	}
 
+	// TopicRetained says that messages of a queue were kept for as long as it keeps them:
+	// those that were published before a time, with an id from From up to UpTo. Every group
+	// had settled them. They leave the read tables, and their payloads the history.
+	TopicRetained struct {
+		TopicID string `json:"topicId"`
+		// BeforeMs is that time, in ms since 1970 by the log's clock.
+		BeforeMs int64  `json:"beforeMs"`
+		From     string `json:"from"`
+		UpTo     string `json:"upTo"`
+	}
+
 	// TopicDeleted says that a queue is gone, with its subscriptions and whatever
 	// they had not settled. Its name is free again.
 	TopicDeleted struct {

@@ -36,6 +36,8 @@ const (
 	KindMessageFiltered     Kind = "message.filtered"
 	KindMessageExpired      Kind = "message.expired"
 	KindMessageRedriven     Kind = "message.redriven"
+	KindMessageErased       Kind = "message.erased"
+	KindTopicRetained       Kind = "topic.retained"
 )
 
 // Event is one fact of the catalogue. The interface is sealed: the types below
@@ -75,6 +77,8 @@ func (MessageCancelled) Kind() Kind    { return KindMessageCancelled }
 func (MessageFiltered) Kind() Kind     { return KindMessageFiltered }
 func (MessageExpired) Kind() Kind      { return KindMessageExpired }
 func (MessageRedriven) Kind() Kind     { return KindMessageRedriven }
+func (MessageErased) Kind() Kind       { return KindMessageErased }
+func (TopicRetained) Kind() Kind       { return KindTopicRetained }
 
 // What events are about. Those of deliveries say it by their Delivery, and scheduled ones
 // as published ones do.
@@ -83,6 +87,7 @@ func (e TopicCreated) about() Refs    { return Refs{TopicID: e.TopicID} }
 func (e TopicUpdated) about() Refs    { return Refs{TopicID: e.TopicID} }
 func (e TopicPurged) about() Refs     { return Refs{TopicID: e.TopicID} }
 func (e TopicDeleted) about() Refs    { return Refs{TopicID: e.TopicID} }
+func (e TopicRetained) about() Refs   { return Refs{TopicID: e.TopicID} }
 func (e ScheduleCreated) about() Refs { return Refs{TopicID: e.TopicID} }
 func (e SchedulePaused) about() Refs  { return Refs{TopicID: e.TopicID} }
 func (e ScheduleResumed) about() Refs { return Refs{TopicID: e.TopicID} }
@@ -119,6 +124,7 @@ func (e SubscriptionDeleted) about() Refs {
 func (e MessagePublished) about() Refs { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
 func (e MessageReleased) about() Refs  { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
 func (e MessageCancelled) about() Refs { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
+func (e MessageErased) about() Refs    { return Refs{TopicID: e.TopicID, MessageID: e.MessageID} }
 
 func (e MessageRedriven) about() Refs {
 	return Refs{TopicID: e.TopicID, SubscriptionID: e.SubscriptionID, MessageID: e.MessageID}
@@ -155,6 +161,8 @@ var decoders = map[Kind]func(Kind, []byte) (Event, error){
 	KindMessageFiltered:     decode[MessageFiltered],
 	KindMessageExpired:      decode[MessageExpired],
 	KindMessageRedriven:     decode[MessageRedriven],
+	KindMessageErased:       decode[MessageErased],
+	KindTopicRetained:       decode[TopicRetained],
 }
 
 // Decode reads the JSON of an event of the given kind. Unknown fields are

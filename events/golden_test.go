@@ -25,6 +25,7 @@ const (
 	subscriptionID = "01890a5d-ac97-7d6b-8f2a-0c6d5f1e2a3b"
 	messageID      = "01890a5d-ac98-7e1f-9c4d-1b2a3c4d5e6f"
 	scheduleID     = "01890a5d-ac99-7e1f-9c4d-1b2a3c4d5e6f"
+	erasedSum      = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
 )
 
 func hookConfig() SubscriptionConfig {
@@ -170,6 +171,19 @@ func examples() map[string]Event {
 			MessageID: messageID, TopicID: topicID, SubscriptionID: subscriptionID, ConsumerGroup: "billing", Partition: 1, Offset: 9,
 			Attempt: 5, DeadLetters: 1, JobID: scheduleID,
 		},
+		"message.published.erased": MessagePublished{
+			MessageID: messageID, TopicID: topicID, Partition: 2, Headers: map[string]string{"a": `"payload":1`}, ContentType: "application/json",
+			Payload: json.RawMessage(`null`), ErasedSHA256: erasedSum, Offset: 42,
+		},
+		"message.scheduled.erased": MessageScheduled{ReleaseAtMs: 1767323045006, MessagePublished: MessagePublished{
+			MessageID: messageID, TopicID: topicID, ContentType: "application/json", Payload: json.RawMessage(`null`), ErasedSHA256: erasedSum,
+		}},
+		"message.erased": MessageErased{
+			MessageID: messageID, TopicID: topicID, Entry: "1767323045006-3", PayloadBytes: 17, Reason: `asked for: ","discarded":`,
+			Discarded: Discarded{Groups: map[string]int64{"billing": 1}, Scheduled: 1, From: "1767323045006-3"},
+		},
+		"message.erased.minimal": MessageErased{MessageID: messageID, TopicID: topicID, Entry: "1767323045006-0"},
+		"topic.retained":         TopicRetained{TopicID: topicID, BeforeMs: 1767323045006, From: scheduleID, UpTo: messageID},
 	}
 }
 
@@ -212,6 +226,7 @@ func stored(t testing.TB, e Event) []byte {
 		KindSubscriptionDeleted: func() any { return e.(SubscriptionDeleted).Discarded },
 		KindSubscriptionSought:  func() any { return e.(SubscriptionSought).Moved },
 		KindSubscriptionCreated: func() any { return e.(SubscriptionCreated).Joined },
+		KindMessageErased:       func() any { return e.(MessageErased).Discarded },
 	}[e.Kind()]
 	if created, ok := e.(SubscriptionCreated); ok && reflect.DeepEqual(created.Joined, Joined{}) {
 		return append(frame.Head, '}') // as it was before the log completed it

@@ -54,6 +54,8 @@ type Append struct {
 	Forward bool
 	// Redrive is what comes to a group once more, for redriven messages.
 	Redrive Redrive
+	// Erase is where a message is looked for whose payload is erased.
+	Erase EraseFrom
 	// Atomic is set on consecutive appends that enter together or not at all.
 	// Published messages of one shard only.
 	Atomic bool
@@ -67,6 +69,22 @@ type Redrive struct {
 	// AttemptsBefore is as in [Delivery].
 	AttemptsBefore int
 }
+
+// EraseFrom is where a message may be that consumer groups have not settled.
+type EraseFrom struct {
+	Partition int
+	// Offset is the message's, or one of those below.
+	Offset int64
+	Key    string
+}
+
+// Where a message has no offset.
+const (
+	// OffsetScheduled is that of a message that waits to be released.
+	OffsetScheduled = -1
+	// OffsetNever is that of one that never was.
+	OffsetNever = -2
+)
 
 // Guard is what must still hold at the moment of the append; the zero Guard asks
 // for nothing.
@@ -121,6 +139,10 @@ const (
 	StatusFull
 	// StatusNotScheduled: no message of that id waits to be released.
 	StatusNotScheduled
+	// StatusErased: the message's payload is erased, it does not come again.
+	StatusErased
+	// StatusTooMany: the message would have to be looked for among too many.
+	StatusTooMany
 )
 
 // Outcome is what became of one append.
@@ -135,7 +157,9 @@ type Outcome struct {
 	ID string
 	// Offset is the partition offset a published message was given; of a scheduled one it
 	// is when it is released, in ms since 1970 and below zero; of a seek it is 1 where
-	// messages were asked for that history alone has.
+	// messages were asked for that history alone has; of an erased one it is how many
+	// deliveries were discarded, and of messages that a topic does not keep, where a group
+	// has not settled one of them, when the oldest of those was published, in ms since 1970.
 	Offset int64
 	// Partition is where a published message went.
 	Partition int
@@ -186,6 +210,7 @@ func (TopicDeleted) tail() []byte        { return tailDiscarded }
 func (SubscriptionDeleted) tail() []byte { return tailDiscarded }
 func (SubscriptionCreated) tail() []byte { return tailJoined }
 func (SubscriptionSought) tail() []byte  { return tailMoved }
+func (MessageErased) tail() []byte       { return tailDiscarded }
 
 // Encode returns an event's JSON as a [Frame].
 func Encode(e Event) (Frame, error) {
@@ -222,6 +247,9 @@ func encodeMessage(e MessagePublished, tail []byte) (Frame, error) {
 	head, err := appendPublished(make([]byte, 0, publishedHeadBytes), e)
 	if err != nil {
 		return Frame{}, err
+	}
+	if e.ErasedSHA256 != "" {
+		tail = append(appendText([]byte(`,"erasedSha256":`), e.ErasedSHA256), tail...)
 	}
 	return Frame{Head: head, Payload: e.Payload, Tail: tail}, nil
 }

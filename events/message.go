@@ -30,7 +30,9 @@ type (
 		ScheduleID string `json:"scheduleId,omitempty"`
 		// Payload is the producer's JSON, byte for byte.
 		Payload json.RawMessage `json:"payload"`
-		Offset  int64           `json:"offset"`
+		// ErasedSHA256 is set where Payload was erased, see [Erase].
+		ErasedSHA256 string `json:"erasedSha256,omitempty"`
+		Offset       int64  `json:"offset"`
 	}
 
 	// MessageScheduled says that a message was accepted, to be published at a later
@@ -55,6 +57,20 @@ type (
 	MessageCancelled struct {
 		MessageID string `json:"messageId"`
 		TopicID   string `json:"topicId"`
+	}
+
+	// MessageErased says that a message's payload is gone from every store. Whoever had
+	// not settled the message does not get it any more.
+	MessageErased struct {
+		MessageID string `json:"messageId"`
+		TopicID   string `json:"topicId"`
+		// Entry is the entry of the log (ms-seq) where the message was accepted.
+		Entry string `json:"entry"`
+		// PayloadBytes is how long the payload was: what is left of it does not say.
+		PayloadBytes int64 `json:"payloadBytes"`
+		// Reason is why, in the words of whoever asked for it.
+		Reason    string    `json:"reason,omitempty"`
+		Discarded Discarded `json:"discarded"`
 	}
 
 	// Delivery identifies one attempt to have one message processed by one

@@ -104,6 +104,8 @@ func TestRefsNameWhatAnEventIsAbout(t *testing.T) {
 		KindMessageFiltered:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 		KindMessageExpired:      {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
 		KindMessageRedriven:     {TopicID: topicID, SubscriptionID: subscriptionID, MessageID: messageID},
+		KindMessageErased:       {TopicID: topicID, MessageID: messageID},
+		KindTopicRetained:       {TopicID: topicID},
 	}
 	require.Len(t, of, len(kinds(t)))
 	for name, e := range examples() {

@@ -119,6 +119,10 @@ type chaos struct {
 	seen      []commands.Pulled
 	scheduled []string
 	jobs      int
+	// accepted are messages that the tables have, for erasing.
+	accepted map[string]*commands.StoredMessage
+	erased   int
+	retained int
 }
 
 func (c *chaos) begin() {
@@ -244,6 +248,10 @@ func (c *chaos) step() {
 		if _, err := c.CancelMessage(ctx, c.caller, c.scheduled[c.rng.IntN(len(c.scheduled))]); err != nil {
 			require.ErrorContains(c.t, err, string(commands.CodeMessageNotFound))
 		}
+	case dice < 35:
+		c.erase()
+	case dice < 36:
+		c.retain()
 	case dice < 84:
 		c.consume(id)
 	case dice < 88:
@@ -293,6 +301,7 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 					require.NoError(t, err)
 					require.NoError(t, w.commit(t.Context(), "", 0, at, batch, &changes))
 					at = batch[len(batch)-1].Position
+					c.folded(batch)
 				}
 				unsettled, published, scheduled := b.ledger(t, c.topicID)
 				require.Equal(t, state.Unsettled, unsettled, "round %d", round)
@@ -308,6 +317,8 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 				report := b.verify(t, size)
 				require.True(t, report.OK(), "%v", report.Tables)
 			}
+			require.Positive(t, c.erased)
+			require.Positive(t, c.retained)
 			require.Eventually(t, c.drained, 20*time.Second, 10*time.Millisecond)
 		})
 	}
@@ -346,7 +357,7 @@ func (c *chaos) requireHeld(state redis.TopicState) {
 		for _, p := range state.Partitions {
 			for _, g := range p.Groups {
 				if g.Group == r.Group {
-					n += min(p.NextOffset-g.Delivered, p.Held) + g.Pending // a group may begin before what is kept
+					n += min(p.NextOffset-g.Delivered-g.Missing, p.Held) + g.Pending // a group may begin before what is kept
 				}
 			}
 		}

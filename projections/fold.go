@@ -17,17 +17,25 @@ var attemptNamespace = uuid.MustParse("6f1c2c5e-6f0b-5d5a-9a51-5a0f3f5d9c41")
 
 // fold folds records, which are in the order of their shard's log.
 func fold(records []events.Record) (changes, error) {
-	c := changes{
-		byMessage: map[string]*messageChange{}, bySubscription: map[string]int{},
-		changedTopics: map[string]*topicRow{}, changedSubscriptions: map[string]*subscriptionChange{},
-		topicCounts: map[string]*topicCount{}, nextOffsets: map[partitionKey]int64{}, groupCounts: map[groupKey]*groupCount{}, changedSchedules: map[string]scheduleChange{},
-	}
+	first := newChanges()
+	c := &first
 	for i := range records {
 		if err := c.apply(records[i]); err != nil {
 			return changes{}, fmt.Errorf("fold event %s at %d/%d: %w", records[i].ID, records[i].Shard, records[i].Position, err)
 		}
+		if c.next != nil {
+			c = c.next
+		}
 	}
-	return c, nil
+	return first, nil
+}
+
+func newChanges() changes {
+	return changes{
+		byMessage: map[string]*messageChange{}, bySubscription: map[string]int{},
+		changedTopics: map[string]*topicRow{}, changedSubscriptions: map[string]*subscriptionChange{},
+		topicCounts: map[string]*topicCount{}, nextOffsets: map[partitionKey]int64{}, groupCounts: map[groupKey]*groupCount{}, changedSchedules: map[string]scheduleChange{},
+	}
 }
 
 func (c *changes) apply(r events.Record) error {
@@ -37,9 +45,9 @@ func (c *changes) apply(r events.Record) error {
 	case events.TopicUpdated:
 		c.updateTopic(r, e.TopicConfig)
 	case events.TopicPurged:
-		c.discard(e.TopicID, e.Discarded)
-		c.purgeRedriven(e.TopicID, e.Discarded)
-		return c.purge(r, e.TopicID, e.Discarded)
+		return c.purgeTopic(r, e)
+	case events.TopicRetained:
+		c.retain(r, e)
 	case events.TopicDeleted:
 		c.purgeRedriven(e.TopicID, e.Discarded)
 		return c.deleteTopic(r, e)
@@ -69,7 +77,8 @@ func (c *changes) apply(r events.Record) error {
 	case events.ScheduleDeleted:
 		c.deleteSchedule(e.ScheduleID)
 	case events.MessagePublished, events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageConsumed,
-		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
+		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven,
+		events.MessageErased:
 		return c.applyMessage(r)
 	}
 	return nil
@@ -102,7 +111,9 @@ func (c *changes) applyMessage(r events.Record) error {
 		c.of(e.Delivery).expired++
 	case events.MessageRedriven:
 		c.redrive(r, e)
-	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicDeleted, events.SubscriptionCreated,
+	case events.MessageErased:
+		c.erase(r, e)
+	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicRetained, events.TopicDeleted, events.SubscriptionCreated,
 		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionStopped, events.SubscriptionSought,
 		events.SubscriptionDeleted, events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted:
 	}

@@ -95,6 +95,12 @@ func or(text, otherwise string) string {
 // clockSkewMax is how far the clocks of instances and of the log may be apart.
 const clockSkewMax = time.Hour
 
+func (c *changes) purgeTopic(r events.Record, e events.TopicPurged) error {
+	c.discard(e.TopicID, e.Discarded)
+	c.purgeRedriven(e.TopicID, e.Discarded)
+	return c.purge(r, e.TopicID, e.Discarded)
+}
+
 // purge notes what a purge took. The batch's own messages are marked here, earlier
 // ones by a statement, both by the same rule.
 func (c *changes) purge(r events.Record, topicID string, d events.Discarded) error {

@@ -72,9 +72,17 @@ func foldShard(ctx context.Context, conn *pgx.Conn, w *writer, shard int, folded
 		if err != nil {
 			return err
 		}
-		statements, err := c.statements()
+		erasure, err := historyErasure(shard, records)
 		if err != nil {
 			return err
+		}
+		// History may be of before what it tells of was erased.
+		statements, err := c.allStatements(true)
+		if err != nil {
+			return err
+		}
+		if erasure.sql != "" {
+			statements = append([]statement{erasure}, statements...)
 		}
 		if err := w.run(ctx, statements); err != nil {
 			return fmt.Errorf("fold shard %d after %d: %w", shard, after, err)

@@ -74,6 +74,10 @@ type changes struct {
 	changedSchedules map[string]scheduleChange
 	endedSchedules   []string
 
+	// retained comes after all of this, and next after that.
+	retained *retention
+	next     *changes
+
 	byMessage      map[string]*messageChange
 	bySubscription map[string]int
 }
@@ -146,6 +150,9 @@ type messageChange struct {
 	// releasedAt is when a scheduled message was published, at offset; zero for none.
 	releasedAt time.Time
 	offset     int64
+	// erasedAt is when its payload was erased, which had payloadBytes; zero for never.
+	erasedAt     time.Time
+	payloadBytes int64
 }
 
 // restart forgets what has become of a message: it is to be tried again.

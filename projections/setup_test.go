@@ -177,6 +177,9 @@ func completion(e events.Event) any {
 	if e, ok := e.(events.SubscriptionDeleted); ok {
 		return e.Discarded
 	}
+	if e, ok := e.(events.MessageErased); ok {
+		return e.Discarded
+	}
 	return nil
 }
 

@@ -86,7 +86,11 @@ func (w *writer) commit(ctx context.Context, run string, shard int, from events.
 	if err != nil {
 		return err
 	}
-	tables, err := c.statements()
+	erasure, err := historyErasure(shard, records)
+	if err != nil {
+		return err
+	}
+	tables, err := c.allStatements(true)
 	if err != nil {
 		return err
 	}
@@ -94,7 +98,11 @@ func (w *writer) commit(ctx context.Context, run string, shard int, from events.
 	if err != nil {
 		return err
 	}
-	statements = append(append(append(statements, history), tables...), seals.statements...)
+	statements = append(statements, history)
+	if erasure.sql != "" {
+		statements = append(statements, erasure)
+	}
+	statements = append(append(statements, tables...), seals.statements...)
 	if err := w.run(ctx, statements); err != nil {
 		return fmt.Errorf("write %d events of shard %d after %d: %w", len(records), shard, from, err)
 	}
@@ -158,7 +166,26 @@ func historyStatement(shard int, records []events.Record) (statement, error) {
 
 // statements apply the changes to the read tables. Table names are unqualified:
 // [Verify] applies the same statements to tables of its own.
-func (c *changes) statements() ([]statement, error) {
+func (c *changes) statements() ([]statement, error) { return c.allStatements(false) }
+
+// allStatements are statements, and what retention does to history where that is asked
+// for: it has to come before the rows go that say which events are meant.
+func (c *changes) allStatements(withHistory bool) ([]statement, error) {
+	var out []statement
+	for ; c != nil; c = c.next {
+		own, err := c.ownStatements()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, own...)
+		if c.retained != nil {
+			out = append(out, c.retained.statements(withHistory)...)
+		}
+	}
+	return out, nil
+}
+
+func (c *changes) ownStatements() ([]statement, error) {
 	var out []statement
 	// Purges are of earlier messages: what the batch says of them comes on top.
 	for _, p := range c.purges {
@@ -184,6 +211,7 @@ func (c *changes) statements() ([]statement, error) {
 		{len(c.subscriptions), c.insertSubscriptions},
 		{len(c.published), c.insertMessages},
 		{len(c.touched), c.updateMessages},
+		{len(c.touched), c.eraseMessages},
 		{len(c.consumptions), c.insertConsumptions},
 		{len(c.lastConsumed), c.updateLastConsumed},
 		{len(c.schedules), c.insertSchedules},
@@ -299,9 +327,9 @@ func (c *changes) insertSubscriptions() (statement, error) {
 
 const insertMessages = `
 INSERT INTO message_records (message_id, id, topic_id, tenant_id, message_key, correlation_id, headers, payload, payload_size, content_type, partition_id,
-    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position, sealed, scheduled_at)
+    offset_value, status, retry_count, published_at, consumed_at, expires_at, producer_id, trace_id, shard, position, sealed, scheduled_at, erased_at)
 SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::jsonb[], $8::jsonb[], $9::int[], $10::text[], $11::int[],
-    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::boolean[], $23::timestamptz[])`
+    $12::bigint[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[], $17::timestamptz[], $18::text[], $19::text[], $20::smallint[], $21::bigint[], $22::boolean[], $23::timestamptz[], $24::timestamptz[])`
 
 func (c *changes) insertMessages() (statement, error) {
 	cols := columns{rows: len(c.published)}
@@ -309,7 +337,7 @@ func (c *changes) insertMessages() (statement, error) {
 	headers, payloads, sizes, types, partitions, offsets := cols.jsonb(), cols.payload(), cols.int32(), cols.text(), cols.int32(), cols.int64()
 	statuses, retries, published, consumed, expires := cols.text(), cols.int32(), cols.time(), cols.time(), cols.time()
 	producers, traces, shards, positions, sealed := cols.text(), cols.text(), cols.int16(), cols.int64(), cols.boolean()
-	scheduled := cols.time()
+	scheduled, erased := cols.time(), cols.time()
 	for _, m := range c.published {
 		if err := errors.Join(ids.uuid(m.messageID), topics.uuid(m.TopicID), tenants.uuid(m.tenantID)); err != nil {
 			return statement{}, fmt.Errorf("message %s: %w", m.messageID, err)
@@ -318,12 +346,17 @@ func (c *changes) insertMessages() (statement, error) {
 		keys.textOrNull(m.Key)
 		correlations.textOrNull(m.CorrelationID)
 		headers.jsonb(m.headers)
-		payloads.jsonb(m.Payload)
-		size := len(m.Payload)
-		if m.Sealed {
-			size = int(m.PlainBytes)
+		if m.ErasedSHA256 != "" || !m.erasedAt.IsZero() {
+			payloads.null()
+		} else {
+			payloads.jsonb(m.Payload)
 		}
-		sizes.int32(size)
+		if size, known := m.payloadSize(); known {
+			sizes.int32(size)
+		} else {
+			sizes.null()
+		}
+		erased.time(m.erasedAt)
 		types.text(m.ContentType)
 		partitions.int32(m.Partition)
 		if m.isScheduled && m.releasedAt.IsZero() {
@@ -348,6 +381,18 @@ func (c *changes) insertMessages() (statement, error) {
 		sealed.bool(m.Sealed)
 	}
 	return cols.statement(insertMessages), nil
+}
+
+// payloadSize is how long a message's payload is, or was. Of an erased one the event that
+// gave it to the log does not say.
+func (m *messageRow) payloadSize() (bytes int, known bool) {
+	switch {
+	case m.Sealed:
+		return int(m.PlainBytes), true
+	case m.ErasedSHA256 == "":
+		return len(m.Payload), true
+	}
+	return int(m.payloadBytes), !m.erasedAt.IsZero()
 }
 
 func later(a, b time.Time) time.Time {

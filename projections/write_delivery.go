@@ -65,11 +65,11 @@ func (c *changes) beginGroups() (statement, error) {
 }
 
 // unlessEmpty is statement, or none where there are no rows.
-func (c *columns) unlessEmpty(sql string) statement {
+func (c *columns) unlessEmpty(sql string, more ...[]byte) statement {
 	if c.rows == 0 {
 		return statement{}
 	}
-	return c.statement(sql)
+	return c.statement(sql, more...)
 }
 
 const countGroups = `

@@ -117,8 +117,9 @@ WITH range AS MATERIALIZED (
 ), topic AS (
     SELECT count(*) FILTER (WHERE kind IN ('message.published', 'message.released')) AS published,
         coalesce(sum(CASE kind WHEN 'message.scheduled' THEN 1 WHEN 'message.released' THEN -1 WHEN 'message.cancelled' THEN -1
-            WHEN 'topic.purged' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0) ELSE 0 END), 0)::bigint AS scheduled,
-        coalesce(sum((data->'discarded'->'groups'->>$5::text)::bigint) FILTER (WHERE kind = 'topic.purged'), 0)::bigint AS purged
+            WHEN 'topic.purged' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0)
+            WHEN 'message.erased' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0) ELSE 0 END), 0)::bigint AS scheduled,
+        coalesce(sum((data->'discarded'->'groups'->>$5::text)::bigint) FILTER (WHERE kind IN ('topic.purged', 'message.erased')), 0)::bigint AS purged
     FROM range
 )
 SELECT $5::text, t.published, t.scheduled, s.redriven + m.forth - s.revived, s.consumed, s.dead - s.revived, s.filtered, s.expired, t.purged + m.back
@@ -200,6 +201,7 @@ func (c counting) scheduled(ctx context.Context) (int64, error) {
 const scheduledSQL = `
 SELECT coalesce((SELECT c.scheduled FROM topic_counts c WHERE c.topic_id = $3::text::uuid), 0)
     - coalesce(sum(CASE h.kind WHEN 'message.scheduled' THEN 1 WHEN 'message.released' THEN -1 WHEN 'message.cancelled' THEN -1
-        WHEN 'topic.purged' THEN -coalesce((h.data->'discarded'->>'scheduled')::bigint, 0) END), 0)::bigint
+        WHEN 'topic.purged' THEN -coalesce((h.data->'discarded'->>'scheduled')::bigint, 0)
+        WHEN 'message.erased' THEN -coalesce((h.data->'discarded'->>'scheduled')::bigint, 0) END), 0)::bigint
 FROM event_history h WHERE h.shard = $1::smallint AND h.position > $2::bigint AND h.topic_id = $3::text::uuid
-  AND h.kind IN ('message.scheduled', 'message.released', 'message.cancelled', 'topic.purged')`
+  AND h.kind IN ('message.scheduled', 'message.released', 'message.cancelled', 'topic.purged', 'message.erased')`

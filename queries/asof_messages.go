@@ -140,7 +140,9 @@ CROSS JOIN LATERAL (
         SELECT h.kind, h.position, h.occurred_at,
             CASE h.kind WHEN 'message.scheduled' THEN 'scheduled' WHEN 'message.published' THEN 'published' WHEN 'message.released' THEN 'published'
                 WHEN 'message.cancelled' THEN 'cancelled' WHEN 'message.failed' THEN 'failed' WHEN 'message.redriven' THEN 'failed'
-                WHEN 'message.expired' THEN 'expired' WHEN 'message.consumed' THEN 'consumed' WHEN 'message.dead_lettered' THEN 'dead_letter' END AS status,
+                WHEN 'message.expired' THEN 'expired' WHEN 'message.consumed' THEN 'consumed' WHEN 'message.dead_lettered' THEN 'dead_letter'
+                WHEN 'message.erased' THEN CASE WHEN h.data->'discarded'->'groups' IS NOT NULL OR h.data->'discarded'->'scheduled' IS NOT NULL THEN 'purged' END
+                END AS status,
             CASE h.kind WHEN 'message.failed' THEN (h.data->>'attempt')::int WHEN 'message.consumed' THEN (h.data->>'attempt')::int - 1
                 WHEN 'message.dead_lettered' THEN (h.data->>'attempt')::int - 1 END AS retries,
             CASE h.kind WHEN 'message.released' THEN (h.data->>'offset')::bigint END AS released_offset,

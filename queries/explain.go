@@ -19,10 +19,10 @@ const explainEventsMax = 1000
 const explainSQL = `
 SELECT e.event_id::text, e.kind, e.shard, e.position, e.tenant_id::text, e.occurred_at, e.metadata, (e.data::jsonb - 'payload')::text FROM (
     (SELECT h.* FROM event_history h WHERE h.scope = 'message' AND h.message_id = $1 AND h.tenant_id = $2::text::uuid AND h.position >= $3
-       AND h.kind IN ('message.published', 'message.scheduled', 'message.released', 'message.cancelled'))
+       AND h.kind IN ('message.published', 'message.scheduled', 'message.released', 'message.cancelled', 'message.erased'))
     UNION ALL
     (SELECT h.* FROM event_history h WHERE h.scope = 'message' AND h.message_id = $1 AND h.tenant_id = $2::text::uuid AND h.position >= $3
-       AND h.kind NOT IN ('message.published', 'message.scheduled', 'message.released', 'message.cancelled')
+       AND h.kind NOT IN ('message.published', 'message.scheduled', 'message.released', 'message.cancelled', 'message.erased')
        AND h.topic_id = $4::text::uuid AND h.data->>'consumerGroup' = $5::text ORDER BY h.position DESC LIMIT $7)
     UNION ALL
     (SELECT h.* FROM event_history h WHERE h.scope = 'admin' AND h.tenant_id = $2::text::uuid AND h.subscription_id = $6::text::uuid

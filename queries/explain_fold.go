@@ -32,7 +32,8 @@ type told struct {
 		Older bool `json:"older"`
 	} `json:"moved"`
 	Discarded struct {
-		Groups map[string]int64 `json:"groups"`
+		Groups    map[string]int64 `json:"groups"`
+		Scheduled int64            `json:"scheduled"`
 	} `json:"discarded"`
 }
 
@@ -126,6 +127,8 @@ func (c *explained) ofMessage(e Event, t told) bool {
 		c.publish(e, t)
 	case "message.cancelled":
 		c.at = standing{verdict: VerdictCancelled, reason: "The message was cancelled at " + clock(e.OccurredAt) + ", before it was published."}
+	case "message.erased":
+		c.erase(e, t)
 	case "message.consumed", "message.failed", "message.dead_lettered", "message.filtered", "message.expired", "message.redriven":
 		c.isDelivered, c.subs[t.SubscriptionID] = true, true
 		c.place(t)
@@ -134,6 +137,13 @@ func (c *explained) ofMessage(e Event, t told) bool {
 		return false
 	}
 	return true
+}
+
+// erase has the group lose the message, if it had not settled it.
+func (c *explained) erase(e Event, t told) {
+	if t.Discarded.Groups[c.group] > 0 || t.Discarded.Scheduled > 0 {
+		c.at = standing{verdict: VerdictPurged, reason: "The message's payload was erased at " + clock(e.OccurredAt) + ", before the group had settled the message."}
+	}
 }
 
 func (c *explained) publish(e Event, t told) {

@@ -76,12 +76,13 @@ WITH later AS MATERIALIZED (
             THEN data->>'consumerGroup' END AS of_group,
         (kind IN ('message.published', 'message.released'))::int AS published,
         CASE kind WHEN 'message.scheduled' THEN 1 WHEN 'message.released' THEN -1 WHEN 'message.cancelled' THEN -1
-            WHEN 'topic.purged' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0) ELSE 0 END AS scheduled,
+            WHEN 'topic.purged' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0)
+            WHEN 'message.erased' THEN -coalesce((data->'discarded'->>'scheduled')::bigint, 0) ELSE 0 END AS scheduled,
         (kind = 'message.redriven')::int AS replayed, (kind = 'message.consumed')::int AS consumed, (kind = 'message.dead_lettered')::int AS dead,
         (kind = 'message.filtered')::int AS filtered, (kind = 'message.expired')::int AS expired, 0 AS purged, 0 AS restarts
     FROM later
     UNION ALL
-    SELECT g.key, 0, 0, 0, 0, 0, 0, 0, g.value::bigint, 0 FROM later CROSS JOIN LATERAL json_each_text(data->'discarded'->'groups') g WHERE kind = 'topic.purged'
+    SELECT g.key, 0, 0, 0, 0, 0, 0, 0, g.value::bigint, 0 FROM later CROSS JOIN LATERAL json_each_text(data->'discarded'->'groups') g WHERE kind IN ('topic.purged', 'message.erased')
     UNION ALL
     SELECT data->'moved'->>'group', 0, 0, greatest((data->'moved'->>'after')::bigint - (data->'moved'->>'before')::bigint, 0), 0, 0, 0, 0,
         greatest((data->'moved'->>'before')::bigint - (data->'moved'->>'after')::bigint, 0), 0

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tallymq/tallymq/commands"
+	"github.com/tallymq/tallymq/events"
 	"github.com/tallymq/tallymq/infra/postgres"
 )
 
@@ -112,12 +113,36 @@ func (b *busy) redrive(m member) {
 	require.NoError(b.t, err)
 }
 
+// erase erases the payload of a message that is folded.
+func (b *busy) erase() {
+	var id string
+	if b.pool.QueryRow(b.t.Context(), `SELECT message_id FROM message_records ORDER BY md5(message_id || $1::text) LIMIT 1`, fmt.Sprint(b.rng.Int64())).Scan(&id) != nil {
+		return // there is none
+	}
+	m, err := AcceptedMessage(b.t.Context(), b.pool, tenantID(1), id)
+	require.NoError(b.t, err)
+	stored := commands.StoredMessage{
+		MessageID: id, TopicID: m.TopicID, TenantID: m.TenantID, Position: events.Position(m.Position), Partition: m.Partition, Offset: events.OffsetScheduled,
+	}
+	if m.Offset != nil {
+		stored.Offset = *m.Offset
+	}
+	if m.Key != nil {
+		stored.Key = *m.Key
+	}
+	if _, err = b.EraseMessage(b.t.Context(), b.caller, commands.EraseMessage{Message: stored}); err != nil {
+		require.ErrorContains(b.t, err, string(commands.CodeUnavailable)) // it was released since, or taken back
+	}
+}
+
 func (b *busy) step() {
 	ctx, which := b.t.Context(), b.rng.IntN(len(b.members))
 	m := b.members[which]
 	switch dice := b.rng.IntN(300); {
 	case dice < 80:
 		b.produce()
+	case dice < 90:
+		b.erase()
 	case dice < 250:
 		b.consume(m)
 	case dice < 280:

@@ -36,6 +36,8 @@ type Message struct {
 	TraceID       *string
 	// Sealed says that Payload is encrypted.
 	Sealed bool
+	// ErasedAt is when the payload was erased, nil for never.
+	ErasedAt *time.Time
 }
 
 // messageColumns are what a message is read from; payload is where its payload is.
@@ -43,7 +45,7 @@ func messageColumns(payload string) []string {
 	return []string{
 		"m.message_id", "m.topic_id::text", "t.name", "m.message_key", "m.correlation_id", "m.headers", payload, "m.payload_size",
 		"m.content_type", "m.partition_id", "m.offset_value", "m.status", "m.retry_count", "m.published_at", "m.scheduled_at",
-		"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id", "m.sealed",
+		"m.consumed_at", "m.expires_at", "m.producer_id", "m.tenant_id::text", "m.trace_id", "m.sealed", "m.erased_at",
 	}
 }
 

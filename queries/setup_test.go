@@ -198,7 +198,7 @@ func live(s redis.TopicState, group string) LedgerLive {
 		for _, g := range p.Groups {
 			if g.Group == group {
 				l.InFlight += g.Pending
-				l.Waiting += min(p.NextOffset-g.Delivered, p.Held)
+				l.Waiting += min(p.NextOffset-g.Delivered-g.Missing, p.Held)
 			}
 		}
 	}

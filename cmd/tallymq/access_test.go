@@ -146,6 +146,7 @@ var guardedRoutes = map[string]guardedRoute{
 	"POST /publish/delayed":                 {scopes: publishScopes, body: `{"queue":"{queue}","payload":1,"delayMs":60000}`, owned: true, uses: "producer"},
 	"POST /publish/scheduled":               {scopes: publishScopes, body: `{"queue":"{queue}","payload":1,"scheduledAt":"{soon}"}`, owned: true, uses: "producer"},
 	"POST /messages/:id/cancel":             {scopes: scheduleScopes, owned: true, uses: "producer"},
+	"POST /messages/:id/erase":              {scopes: adminScopes, owned: true},
 	"POST /schedules":                       {scopes: scheduleScopes, body: `{"queue":"{queue}","payload":1,"cron":"@daily"}`, owned: true, uses: "producer"},
 	"POST /schedules/:id/pause":             {scopes: scheduleScopes, owned: true},
 	"POST /schedules/:id/resume":            {scopes: scheduleScopes, owned: true},

@@ -51,7 +51,7 @@ func liveOf(live redis.TopicState, group string) queries.LedgerLive {
 // lag is what a group has not been handed of a partition. A group that began on an emptied
 // stream has no place in it yet.
 func lag(p redis.PartitionState, g redis.GroupState) int64 {
-	return min(p.NextOffset-g.Delivered, p.Held)
+	return min(p.NextOffset-g.Delivered-g.Missing, p.Held)
 }
 
 // liveMessage is where a message is for a group now.

@@ -101,7 +101,7 @@ func (s *service) openEvent(ctx context.Context, tenantID, kind string, data []b
 }
 
 func (s *service) openMessage(ctx context.Context, tenantID string, m *events.MessagePublished) (err error) {
-	if !m.Sealed {
+	if !m.Sealed || m.ErasedSHA256 != "" {
 		return nil
 	}
 	m.Payload, err = s.openShown(ctx, tenantID, m.TopicID, m.MessageID, m.Payload)

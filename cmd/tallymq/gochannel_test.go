@@ -131,7 +131,8 @@ func (s *memoryStore) effect(a events.Append) (offset int64, status events.Statu
 	case events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
 		events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed, events.SubscriptionStopped, events.SubscriptionSought,
 		events.SubscriptionDeleted, events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted,
-		events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
+		events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageFiltered, events.MessageExpired, events.MessageRedriven,
+		events.MessageErased, events.TopicRetained:
 		panic("not part of the scenario")
 	}
 	return offset, events.StatusAppended

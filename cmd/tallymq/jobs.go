@@ -75,7 +75,7 @@ func (d jobDesk) Older(ctx context.Context, caller commands.Caller, sub commands
 	}
 	spec := jobs.Spec{SubscriptionID: sub.Config.SubscriptionID, Before: make([]int64, len(live.Partitions))}
 	for n, p := range live.Partitions {
-		spec.Before[n] = p.NextOffset - p.Held
+		spec.Before[n] = p.FirstOffset
 	}
 	if at, err := time.Parse(time.RFC3339Nano, to); err == nil {
 		spec.From = &at

@@ -46,7 +46,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), repairCommand(), proveCommand(), healthCommand(),
+	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), repairCommand(), proveCommand(), destroyKeysCommand(), healthCommand(),
 		publishCommand(), consumeCommand(), tailCommand(), benchCommand(), receiveCommand(), backupCommand(), restoreCommand())
 	return cmd
 }

@@ -123,7 +123,12 @@ func TestTheDocumentIsTrueThroughALife(t *testing.T) {
 	})
 	require.NotEmpty(t, l.does("getTopicMetrics", "")["data"])
 	require.NotEmpty(t, l.does("getConsumerMetrics", "")["data"])
+	l.does("eraseMessage", `{"reason":"r"}`, "messageId", message)
+	l.does("getMessage", "", "messageId", message)
 	l.does("deleteQueue", "", "name", "jobs")
+	keeper := openBooks(t, l.main.cfg).keeper(30 * 24 * time.Hour)
+	_, err := keeper.Round(t.Context())
+	require.NoError(t, err)
 	l.everyEvent()
 }
 

@@ -238,6 +238,16 @@ func (b *recoveryBundle) standings() map[string]standing {
 				s.scheduled = append(s.scheduled, fmt.Sprintf("%s at %.0f", message, at))
 			}
 			slices.Sort(s.scheduled)
+			for p := range partitions {
+				low := int64(0)
+				for _, e := range b.client.XRangeN(ctx, prefix+"q:"+id+":"+strconv.Itoa(p), "-", "+", 1).Val() {
+					low, err = strconv.ParseInt(strings.TrimPrefix(e.ID, "0-"), 10, 64)
+					require.NoError(b.t, err)
+				}
+				holes, err := b.client.ZRangeByScore(ctx, prefix+"holes:"+id+":"+strconv.Itoa(p), &goredis.ZRangeBy{Min: strconv.FormatInt(low, 10), Max: "+inf"}).Result()
+				require.NoError(b.t, err)
+				s.due = append(s.due, fmt.Sprint("holes ", p, holes))
+			}
 			subs, err := b.client.HGetAll(ctx, prefix+"subs:"+id).Result()
 			require.NoError(b.t, err)
 			for member, sub := range subs {
@@ -365,6 +375,8 @@ func (l *randomCalls) step() {
 		l.call(http.MethodPut, apiPrefix+"/queues/"+queue, fmt.Sprintf(`{"partitionCount":%d}`, 1+l.rand.IntN(6)))
 	case dice < 54:
 		l.post("/schedules", fmt.Sprintf(`{"queue":%q,"cron":"0 0 1 1 *","payload":%d}`, queue, l.sent))
+	case dice < 58:
+		l.post("/messages/"+l.ids[l.rand.IntN(len(l.ids))]+"/erase", "{}")
 	case dice < 75:
 		sub := l.anySub()
 		out := l.post("/subscriptions/"+sub+"/pull", fmt.Sprintf(`{"maxMessages":%d}`, 1+l.rand.IntN(12)))

@@ -127,6 +127,11 @@ func (p *putter) topic(ctx context.Context, t *restore.Topic) error {
 	if err := p.forwards(ctx, t); err != nil {
 		return err
 	}
+	for id, at := range t.Erasures {
+		if err := p.redis.Erased(ctx, id.String(), at, idempotencyTTL); err != nil {
+			return err //nolint:wrapcheck // says what it does
+		}
+	}
 	state, err := commands.TopicState(t.TenantID, t.Version, t.Config)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does
@@ -217,6 +222,9 @@ func (p *putter) partitions(ctx context.Context, t *restore.Topic, next []int64)
 		if low > part.First {
 			one.TrimmedMs = part.Entries[low-1-part.First].Position.Ms()
 		}
+		if err := p.redis.Holes(ctx, t.Config.TopicID, i, part.Erased(low)); err != nil {
+			return nil, err //nolint:wrapcheck // says what it does
+		}
 		entries := part.Entries[low-part.First:]
 		sources := make([]events.Position, len(entries))
 		for n, e := range entries {
@@ -230,6 +238,9 @@ func (p *putter) partitions(ctx context.Context, t *restore.Topic, next []int64)
 			one.ReleasedOffset = low + int64(n)
 		}
 		err := restore.Load(ctx, p.pool, p.shard, sources, func(n int, m restore.Message) error {
+			if entries[n].Erased || m.ErasedSHA256 != "" {
+				return nil // it is not to be delivered any more
+			}
 			p.put()
 			return p.redis.Entry(ctx, t.Config.TopicID, i, low+int64(n), restored(entries[n], m, false))
 		})

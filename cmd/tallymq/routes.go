@@ -65,7 +65,7 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 	writes := command.New(command.Deps{
 		TraceParent: telemetry.Traceparent, Refused: s.observer.Refused,
 		Commands: s.dispatcher, NewID: newID, PayloadBytesMax: s.cfg.MessageSizeBytesMax, Logger: s.logger,
-		Jobs: jobDesk{s}, Secret: s.secret, MessageStatus: s.messageStatus, NextTick: cron.Next, Open: s.openShown,
+		Jobs: jobDesk{s}, Secret: s.secret, MessageStatus: s.messageStatus, StoredMessage: s.storedMessage, NextTick: cron.Next, Open: s.openShown,
 		Stopping: s.draining, Waiting: limits.NewGate("waiting pulls", s.cfg.TenantLongPolls, s.cfg.LongPolls),
 	})
 	reads := query.New(query.Deps{

@@ -27,6 +27,7 @@ import (
 	"github.com/tallymq/tallymq/handlers/delivery"
 	"github.com/tallymq/tallymq/handlers/handover"
 	"github.com/tallymq/tallymq/handlers/jobs"
+	"github.com/tallymq/tallymq/handlers/retention"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/infra/auth"
 	"github.com/tallymq/tallymq/infra/config"
@@ -257,6 +258,7 @@ func (s *service) assemble() (err error) {
 	s.log = redis.New(redis.Config{
 		Client: s.redis, Readers: s.readers, Epoch: s.watch.run.epoch, Lost: s.watch.suspect, KeepFolded: logKeep, Prefix: s.cfg.RedisKeyPrefix, Shards: s.cfg.Shards, QueueLengthMax: s.cfg.QueueLengthMax, IdempotencyTTL: idempotencyTTL,
 		DecodeTopic: commands.DecodeTopic, DecodeSubscription: commands.DecodeSubscription, DecodeSchedule: commands.DecodeSchedule, Logger: s.logger,
+		KeysDestroyed: s.forgetKeys,
 	})
 	allowed, err := s.cfg.AllowedNetworks()
 	if err != nil {
@@ -310,6 +312,8 @@ func (s *service) runParts(work context.Context) {
 	s.background.Go(func() { s.health.run(work, s.cfg.HealthInterval()) })
 	if s.roles.has(roleProjector) {
 		s.background.Go(func() { s.keepPartitions(work) })
+		keeper := retention.New(retention.Config{Pool: s.pool, Commands: s.dispatcher, Now: time.Now, Logger: s.logger})
+		s.background.Go(func() { keeper.Run(work) })
 		for shard := range s.cfg.Shards {
 			s.background.Go(func() { s.project(work, shard) })
 		}

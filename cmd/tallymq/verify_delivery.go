@@ -120,10 +120,10 @@ func holdings(ctx context.Context, pool *pgxpool.Pool, log *redis.Log, shard int
 		}
 		t := heldTopic{id: id, holding: holding, lost: map[int][]int64{}}
 		for i, p := range holding.Partitions {
-			if p.Held == p.Next-p.First {
+			if p.Held == p.Next-p.First-p.Erased {
 				continue
 			}
-			if t.lost[i], err = log.Lost(ctx, shard, id, i, p.Next, deliveryFaultsShown); err != nil {
+			if t.lost[i], err = log.Lost(ctx, shard, id, i, p.Next, deliveryFaultsShown+int(p.Erased)); err != nil {
 				return nil, fmt.Errorf("queue %s: %w", id, err)
 			}
 		}
@@ -174,6 +174,9 @@ func (r *deliveryReport) topic(state *restore.State, held heldTopic) {
 		}
 		for _, offset := range held.lost[i] {
 			if part := t.Partitions[i]; offset >= part.First && offset < part.Next {
+				if part.Entries[offset-part.First].Erased {
+					continue
+				}
 				fault("partition %d: the stream has lost the entry of offset %d, message %s", i, offset, part.Entries[offset-part.First].ID)
 			} else {
 				fault("partition %d: the stream has lost the entry of offset %d", i, offset)
@@ -221,7 +224,7 @@ func (r *deliveryReport) group(t *restore.Topic, known *restore.Group, g redis.H
 			if offset < part.First {
 				return // history has it no more
 			}
-			if offset < part.Next {
+			if offset < part.Next && !part.Entries[offset-part.First].Erased {
 				have[redis.HeldItem{MessageID: part.Entries[offset-part.First].ID.String(), Attempt: known.Base + 1, Base: known.Base}]++
 			}
 		}

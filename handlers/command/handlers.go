@@ -51,6 +51,8 @@ type Deps struct {
 	Open func(ctx context.Context, tenantID, topicID, scheduleID string, payload []byte) ([]byte, error)
 	// MessageStatus is what the read side knows of a message: its status, "" for none.
 	MessageStatus func(ctx context.Context, tenantID, messageID string) (string, error)
+	// StoredMessage is a tenant's message as the read side has it, or a refusal.
+	StoredMessage func(ctx context.Context, tenantID, messageID string) (commands.StoredMessage, error)
 	// NextTick is when a schedule ticks next.
 	NextTick func(cron, timeZone string, after time.Time) (time.Time, error)
 	// Refused is told the code of every command that is refused, nil for nobody.
@@ -98,6 +100,7 @@ func (h *Handlers) Register(g *echo.Group) {
 func (h *Handlers) registerDelivery(g *echo.Group) {
 	schedule := web.Require(web.ScopePublish, web.ScopeAdmin)
 	g.POST("/messages/:id/cancel", h.cancelMessage, schedule)
+	g.POST("/messages/:id/erase", h.eraseMessage, web.Require(web.ScopeAdmin))
 	g.POST("/schedules", h.createSchedule, schedule)
 	g.POST("/schedules/:id/pause", h.pauseSchedule, schedule)
 	g.POST("/schedules/:id/resume", h.resumeSchedule, schedule)

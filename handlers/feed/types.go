@@ -20,7 +20,7 @@ var kinds = []events.Kind{
 	events.KindScheduleCreated, events.KindSchedulePaused, events.KindScheduleResumed, events.KindScheduleDeleted,
 	events.KindMessagePublished, events.KindMessageScheduled, events.KindMessageReleased, events.KindMessageCancelled,
 	events.KindMessageConsumed, events.KindMessageFailed, events.KindMessageDeadLettered, events.KindMessageFiltered,
-	events.KindMessageExpired, events.KindMessageRedriven,
+	events.KindMessageExpired, events.KindMessageRedriven, events.KindMessageErased, events.KindTopicRetained,
 }
 
 // parseTypes reads ?type=: kinds (message.published), or groups of them (message. or

@@ -75,6 +75,9 @@ type original struct {
 	isMissing bool
 }
 
+// isErased reports whether only the skeleton of the message is left.
+func (o original) isErased() bool { return o.ErasedSHA256 != "" }
+
 func (o original) meta() events.DeliveryMeta {
 	m := o.MessagePublished
 	return events.DeliveryMeta{
@@ -173,6 +176,9 @@ FROM dead_letters d WHERE `+deadWhere+` ORDER BY d.position LIMIT `+strconv.Itoa
 		o, ok := found[l.MessageID]
 		switch {
 		case taken[l.MessageID]:
+		case ok && o.isErased():
+			taken[l.MessageID] = true
+			missing++
 		case ok:
 			m := o.redriven()
 			m.Partition, m.Offset, m.DeadLetters = l.Partition, l.Offset, l.Letters
@@ -191,17 +197,26 @@ FROM dead_letters d WHERE `+deadWhere+` ORDER BY d.position LIMIT `+strconv.Itoa
 }
 
 func (w *worker) redrive(ctx context.Context, cmd commands.Redrive, cursor, missing int64) error {
-	if len(cmd.Messages) > 0 {
-		err := w.patiently(ctx, func(ctx context.Context) error {
-			_, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
-			return err //nolint:wrapcheck // says what it does
-		})
-		if err != nil {
-			return fmt.Errorf("redrive: %w", err)
-		}
+	done, failed, err := w.redriven(ctx, cmd)
+	if err != nil {
+		return fmt.Errorf("redrive: %w", err)
 	}
-	w.job.Done += int64(len(cmd.Messages))
-	w.job.Failed += missing
+	w.job.Done += done
+	w.job.Failed += failed + missing
 	w.job.state.Cursor = cursor
 	return nil
+}
+
+// redriven brings messages to the group, and returns how many came and how many did not,
+// as they were erased since they were read.
+func (w *worker) redriven(ctx context.Context, cmd commands.Redrive) (done, failed int64, err error) {
+	if len(cmd.Messages) == 0 {
+		return 0, 0, nil
+	}
+	err = w.patiently(ctx, func(ctx context.Context) error {
+		n, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
+		done = int64(n)
+		return err //nolint:wrapcheck // says what it does
+	})
+	return done, int64(len(cmd.Messages)) - done, err
 }

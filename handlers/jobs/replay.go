@@ -103,7 +103,7 @@ func (w *worker) replayPart(ctx context.Context) (more bool, err error) {
 		if p.partition >= 0 {
 			o.partition, o.offset = p.partition, p.offset
 		}
-		o.position, o.isMissing = events.Position(p.position), !ok
+		o.position, o.isMissing = events.Position(p.position), !ok || o.isErased()
 		batch = append(batch, o)
 	}
 	return more, w.replay(ctx, batch, upTo)
@@ -186,12 +186,9 @@ func (w *worker) handOn(ctx context.Context, batch []original) error {
 		for _, o := range batch {
 			cmd.Messages = append(cmd.Messages, o.redriven())
 		}
-		err := w.patiently(ctx, func(ctx context.Context) error {
-			_, err := w.jobs.cfg.Commands.Redrive(ctx, cmd)
-			return err //nolint:wrapcheck // says what it does
-		})
+		done, failed, err := w.redriven(ctx, cmd)
 		if err == nil {
-			w.passed(int64(len(batch)), 0, batch[len(batch)-1])
+			w.passed(done, failed, batch[len(batch)-1])
 		}
 		return err
 	}

@@ -45,6 +45,8 @@ type messageAnswer struct {
 	ExpiresAt   *web.Time `json:"expiresAt"`
 	ProducerID  *string   `json:"producerId"`
 	TraceID     *string   `json:"traceId"`
+	// ErasedAt is when the payload was erased: it is null since.
+	ErasedAt *web.Time `json:"erasedAt,omitempty"`
 	// Consumption has one entry per attempt; it is left out of lists.
 	Consumption []attemptAnswer `json:"consumption,omitzero"`
 }
@@ -88,7 +90,7 @@ func showMessage(m queries.Message) messageAnswer {
 		CorrelationID: m.CorrelationID, Headers: m.Headers, Payload: web.Raw(m.Payload), PayloadSize: m.PayloadSize,
 		ContentType: m.ContentType, Partition: m.Partition, Offset: m.Offset, RetryCount: m.RetryCount,
 		PublishedAt: web.TimePtr(m.PublishedAt), ScheduledAt: web.TimePtr(m.ScheduledAt), ConsumedAt: web.TimePtr(m.ConsumedAt),
-		ExpiresAt: web.TimePtr(m.ExpiresAt), ProducerID: m.ProducerID, TraceID: m.TraceID,
+		ExpiresAt: web.TimePtr(m.ExpiresAt), ProducerID: m.ProducerID, TraceID: m.TraceID, ErasedAt: web.TimePtr(m.ErasedAt),
 	}
 }
 
@@ -183,6 +185,10 @@ func (h *Handlers) message(c echo.Context) error {
 
 // open decrypts a message's payload, where it is encrypted.
 func (h *Handlers) open(ctx context.Context, m *queries.Message) error {
+	if m.Payload == nil {
+		m.Payload = []byte("null") // it was erased
+		return nil
+	}
 	if !m.Sealed {
 		return nil
 	}

@@ -1,5 +1,7 @@
 package keyring
 
+import "maps"
+
 // recent remembers up to a number of values, those used last. Two generations make it
 // forget what is no longer used. It is not safe for concurrent use.
 type recent[K comparable, V any] struct {
@@ -23,6 +25,13 @@ func (r *recent[K, V]) put(key K, value V) {
 	}
 	r.young[key] = value
 	delete(r.old, key)
+}
+
+// drop forgets what a condition holds for.
+func (r *recent[K, V]) drop(is func(K) bool) {
+	for _, generation := range []map[K]V{r.young, r.old} {
+		maps.DeleteFunc(generation, func(key K, _ V) bool { return is(key) })
+	}
 }
 
 func (r *recent[K, V]) len() int { return len(r.young) + len(r.old) }

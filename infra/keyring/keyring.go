@@ -132,6 +132,20 @@ func (k *Keyring) Open(ctx context.Context, b Binding, sealed []byte) ([]byte, e
 	return payload, nil
 }
 
+// Forget has the store say again what a tenant's keys are, before the next of them is
+// used: they were destroyed. What was derived from them is forgotten too.
+func (k *Keyring) Forget(tenantID string) {
+	ids := map[keyID]bool{}
+	k.current.forget(func(id string) bool { return id == tenantID })
+	k.keys.forget(func(ref keyRef) bool {
+		ids[ref.id] = ids[ref.id] || ref.tenantID == tenantID
+		return ref.tenantID == tenantID
+	})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.writers.drop(func(ref writerRef) bool { return ids[ref.id] })
+}
+
 func (b *Binding) check() error {
 	if b.TenantID == "" || b.TopicID == "" || b.MessageID == "" {
 		return errors.New("a sealed payload is bound to a tenant, a topic and a message")

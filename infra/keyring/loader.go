@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 )
@@ -111,6 +112,9 @@ func (l *loader[K, V]) finish(key K, c *call[V]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	defer close(c.done)
+	if l.loads[key] != c {
+		return // it was begun before the key was forgotten
+	}
 	delete(l.loads, key)
 	now := l.now()
 	switch {
@@ -125,6 +129,14 @@ func (l *loader[K, V]) finish(key K, c *call[V]) {
 			e.waitAt = e.refreshAt.Add(KeepFor - refreshAfter)
 		}
 	}
+}
+
+// forget forgets values, and what a load under way finds of them.
+func (l *loader[K, V]) forget(is func(K) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.held.drop(is)
+	maps.DeleteFunc(l.loads, func(key K, _ *call[V]) bool { return is(key) })
 }
 
 // put needs the lock.

@@ -74,6 +74,20 @@ func (s *TenantKeys) OnePerMaster(ctx context.Context) ([]TenantKey, error) {
 	return keys, nil
 }
 
+// Destroy destroys a tenant's keys, of all generations, and returns how many were there.
+// Their rows stay, so that no generation comes twice.
+func (s *TenantKeys) Destroy(ctx context.Context, tenantID string, at time.Time) (int64, error) {
+	tag, err := s.pool.Exec(ctx, `UPDATE tenant_keys SET wrapped = NULL, destroyed_at = $2 WHERE tenant_id = $1 AND wrapped IS NOT NULL`, tenantID, at)
+	if err != nil {
+		return 0, fmt.Errorf("destroy tenant keys: %w", err)
+	}
+	// What the table's pages still hold of them goes, as far as no snapshot needs it.
+	if _, err := s.pool.Exec(ctx, `VACUUM tenant_keys`); err != nil {
+		return tag.RowsAffected(), fmt.Errorf("the keys are destroyed, but not vacuumed: %w", err)
+	}
+	return tag.RowsAffected(), nil
+}
+
 func (s *TenantKeys) one(ctx context.Context, sql string, args ...any) (key TenantKey, found bool, err error) {
 	rows, err := s.pool.Query(ctx, sql, args...)
 	if err == nil {

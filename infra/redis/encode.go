@@ -52,7 +52,7 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		return l.encodeScheduled(c, a, e, meta, frame)
 	case events.MessageReleased:
 		return fmt.Errorf("append: %s is appended by the log alone", e.Kind())
-	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicDeleted,
+	case events.TopicCreated, events.TopicUpdated, events.TopicPurged, events.TopicRetained, events.TopicDeleted,
 		events.SubscriptionCreated, events.SubscriptionUpdated, events.SubscriptionPaused, events.SubscriptionResumed,
 		events.SubscriptionStopped, events.SubscriptionSought, events.SubscriptionDeleted,
 		events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted:
@@ -75,9 +75,16 @@ func (l *Log) encodeOne(c *call, a events.Append) error {
 		l.encodeFailed(c, a, e, meta, frame)
 	case events.MessageRedriven:
 		l.encodeRedriven(c, a, e, meta, frame)
+	case events.MessageErased:
+		c.args = append(c.args, "E", e.TopicID, e.MessageID, strconv.Itoa(a.Erase.Partition), strconv.FormatInt(a.Erase.Offset, 10), e.Entry, a.Erase.Key,
+			erasedFor.Milliseconds(), a.ID, meta, frame.Head, frame.Tail)
 	}
 	return nil
 }
+
+// erasedFor is for how long the log knows that a message's payload is erased: whoever has
+// read it from history before and brings it back is refused.
+const erasedFor = 24 * time.Hour
 
 // encodePublished adds what publishing and scheduling have in common. Without a time
 // from which the message's life counts it is its acceptance.
@@ -152,6 +159,8 @@ func (l *Log) encodeAdmin(c *call, a events.Append, meta []byte, frame events.Fr
 		c.args = append(c.args, "U", e.TopicID, a.Guard.TopicVersion, a.Version, a.State, e.PartitionCount, a.ID, meta, frame.Head)
 	case events.TopicPurged:
 		c.args = append(c.args, "X", e.TopicID, a.Guard.TopicVersion, a.ID, meta, frame.Head, frame.Tail)
+	case events.TopicRetained:
+		c.args = append(c.args, "Q", e.TopicID, a.Guard.TopicVersion, e.BeforeMs, a.ID, meta, frame.Head)
 	case events.TopicDeleted:
 		c.args = append(c.args, "D", e.TopicID, a.Guard.TopicVersion, uniqueTopic(a.TenantID, e.Name), a.ID, meta, frame.Head, frame.Tail)
 	case events.SubscriptionCreated:
@@ -185,7 +194,7 @@ func (l *Log) encodeAdmin(c *call, a events.Append, meta []byte, frame events.Fr
 	case events.ScheduleDeleted:
 		c.args = append(c.args, "L", e.ScheduleID, a.Guard.ScheduleVersion, e.TopicID, a.ID, meta, frame.Head)
 	case events.MessagePublished, events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageConsumed,
-		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
+		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven, events.MessageErased:
 	}
 }
 

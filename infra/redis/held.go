@@ -24,9 +24,9 @@ type Holding struct {
 
 // HeldPartition is a partition's stream.
 type HeldPartition struct {
-	// Next is the next offset, First the first one that is held, and Held how many entries
-	// are.
-	Next, First, Held int64
+	// Next is the next offset, First the first one that is held, Held how many entries are,
+	// and Erased how many are missing between them because they were erased.
+	Next, First, Held, Erased int64
 }
 
 // HeldGroup is what a consumer group has not settled.
@@ -66,7 +66,7 @@ func (l *Log) Held(ctx context.Context, shardNo int, topicID string, partitions 
 	h := Holding{Last: r.position(r.at(answer, 0))}
 	for _, v := range r.list(r.at(answer, 1)) {
 		f := r.list(v)
-		h.Partitions = append(h.Partitions, HeldPartition{Next: r.int(r.at(f, 0)), First: r.int(r.at(f, 1)), Held: r.int(r.at(f, 2))})
+		h.Partitions = append(h.Partitions, HeldPartition{Next: r.int(r.at(f, 0)), First: r.int(r.at(f, 1)), Held: r.int(r.at(f, 2)), Erased: r.int(r.at(f, 3))})
 	}
 	for _, v := range r.list(r.at(answer, 2)) {
 		f := r.list(v)

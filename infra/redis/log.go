@@ -61,7 +61,10 @@ type Config struct {
 	DecodeTopic        func(state []byte) (any, error)
 	DecodeSubscription func(state []byte) (any, error)
 	DecodeSchedule     func(state []byte) (any, error)
-	Logger             *slog.Logger
+	// KeysDestroyed is told of tenants whose keys were destroyed, nil for nobody. It must
+	// not block. An announcement may be lost.
+	KeysDestroyed func(tenantID string)
+	Logger        *slog.Logger
 }
 
 // Log is the store's log, and delivery from it. It implements events.Log. Call

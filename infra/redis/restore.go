@@ -243,6 +243,29 @@ func (r *Restorer) Entry(ctx context.Context, topicID string, partition int, off
 	return r.sent(ctx, len(m.Payload))
 }
 
+// Holes says which entries between those of a partition's stream are missing because the
+// messages were erased.
+func (r *Restorer) Holes(ctx context.Context, topicID string, partition int, offsets []int64) error {
+	for _, offset := range offsets {
+		number := float64(offset + 1)
+		r.pending.ZAdd(ctx, r.k.prefix+"holes:"+topicID+":"+strconv.Itoa(partition), goredis.Z{Score: number, Member: strconv.FormatInt(offset+1, 10)})
+		if err := r.sent(ctx, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Erased remembers that a message was erased at a position, unless that is forgotten by now.
+func (r *Restorer) Erased(ctx context.Context, messageID string, at events.Position, ttl time.Duration) error {
+	left := at.Ms() + ttl.Milliseconds() - r.nowMs
+	if left <= 0 {
+		return nil
+	}
+	r.pending.Set(ctx, r.k.prefix+"erased:"+messageID, "1", time.Duration(left)*time.Millisecond)
+	return r.sent(ctx, 0)
+}
+
 // RestoredGroup is a consumer group as it is put back.
 type RestoredGroup struct {
 	TopicID, Group string

@@ -30,8 +30,10 @@ type PartitionState struct {
 	Held       int64
 	NextOffset int64
 	// First is where the oldest held message stands in the log, 0 for none.
-	First  events.Position
-	Groups []GroupState
+	First events.Position
+	// FirstOffset is that message's offset, the next one for none.
+	FirstOffset int64
+	Groups      []GroupState
 }
 
 // GroupState is a consumer group's place in a partition.
@@ -40,6 +42,9 @@ type GroupState struct {
 	// Delivered is how many messages were handed out, settled or not.
 	Delivered int64
 	Pending   int64
+	// Missing is how many of those that were not handed out are gone, as their payloads
+	// were erased.
+	Missing int64
 	// Unsettled is where the oldest message stands that the group has not
 	// settled, 0 for none.
 	Unsettled events.Position
@@ -115,11 +120,11 @@ func readTopicState(v any) (TopicState, error) {
 	s := TopicState{NowMs: r.int(r.at(answer, 0))}
 	for _, v := range r.list(r.at(answer, 1)) {
 		f := r.list(v)
-		p := PartitionState{Held: r.int(r.at(f, 0)), NextOffset: r.int(r.at(f, 1)), First: r.position(r.at(f, 2))}
+		p := PartitionState{Held: r.int(r.at(f, 0)), NextOffset: r.int(r.at(f, 1)), First: r.position(r.at(f, 2)), FirstOffset: r.int(r.at(f, 4))}
 		for _, v := range r.list(r.at(f, 3)) {
 			g := r.list(v)
 			p.Groups = append(p.Groups, GroupState{
-				Group: r.str(r.at(g, 0)), Delivered: r.int(r.at(g, 1)), Pending: r.int(r.at(g, 2)), Unsettled: r.position(r.at(g, 3)),
+				Group: r.str(r.at(g, 0)), Delivered: r.int(r.at(g, 1)), Pending: r.int(r.at(g, 2)), Unsettled: r.position(r.at(g, 3)), Missing: r.int(r.at(g, 4)),
 			})
 		}
 		s.Partitions = append(s.Partitions, p)

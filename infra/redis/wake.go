@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -90,9 +91,22 @@ func (l *Log) woken(s *shard, line string) {
 		if ms, err := strconv.ParseInt(about, 10, 64); err == nil {
 			s.nextDue.at(time.Now().Add(time.Duration(max(ms, 0)) * time.Millisecond))
 		}
+	case "k":
+		if l.cfg.KeysDestroyed != nil {
+			l.cfg.KeysDestroyed(about)
+		}
 	case "f":
 		if n, err := strconv.ParseInt(about, 10, 64); err == nil {
 			s.folded.announce(events.Position(n))
 		}
 	}
+}
+
+// AnnounceKeysDestroyed tells every instance that a tenant's keys were destroyed; see
+// [Config.KeysDestroyed].
+func AnnounceKeysDestroyed(ctx context.Context, client goredis.UniversalClient, prefix, tenantID string) error {
+	if err := client.Publish(ctx, shardKeys(prefix, 0).wake(), "k "+tenantID).Err(); err != nil {
+		return fmt.Errorf("announce that keys were destroyed: %w", err)
+	}
+	return nil
 }

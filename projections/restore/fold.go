@@ -2,6 +2,7 @@ package restore
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -37,6 +38,10 @@ func (s *State) apply(r events.Record) error {
 		if t := s.Topics[e.TopicID]; t != nil {
 			t.purge()
 		}
+	case events.TopicRetained:
+		if t := s.Topics[e.TopicID]; t != nil {
+			t.retain(e)
+		}
 	case events.TopicDeleted:
 		s.deleteTopic(e.TopicID)
 	case events.SubscriptionCreated:
@@ -56,7 +61,8 @@ func (s *State) apply(r events.Record) error {
 	case events.ScheduleCreated, events.SchedulePaused, events.ScheduleResumed, events.ScheduleDeleted:
 		s.applySchedule(r)
 	case events.MessagePublished, events.MessageScheduled, events.MessageReleased, events.MessageCancelled, events.MessageConsumed,
-		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven:
+		events.MessageFailed, events.MessageDeadLettered, events.MessageFiltered, events.MessageExpired, events.MessageRedriven,
+		events.MessageErased:
 		return s.applyMessage(r)
 	}
 	return nil
@@ -126,6 +132,8 @@ func (s *State) applyMessage(r events.Record) error {
 		t.fail(r, id, e)
 	case events.MessageRedriven:
 		t.redrive(r, id, e)
+	case events.MessageErased:
+		t.erase(r, id, s.forwardsFrom)
 	}
 	return nil
 }
@@ -133,7 +141,7 @@ func (s *State) applyMessage(r events.Record) error {
 func (s *State) createTopic(r events.Record, config events.TopicConfig) {
 	t := &Topic{
 		Config: config, TenantID: r.TenantID, Version: r.Version, Created: r.Position, Changed: r.Position,
-		Groups: map[string]*Group{}, Subscriptions: map[string]*Subscription{}, Schedules: map[string]*Schedule{}, Scheduled: map[uuid.UUID]Scheduled{},
+		Groups: map[string]*Group{}, Subscriptions: map[string]*Subscription{}, Schedules: map[string]*Schedule{}, Scheduled: map[uuid.UUID]Scheduled{}, Erasures: map[uuid.UUID]events.Position{},
 	}
 	t.widen(config.PartitionCount)
 	s.Topics[config.TopicID] = t
@@ -164,13 +172,56 @@ func (t *Topic) purge() {
 	t.Base = t.Published
 	t.Scheduled = map[uuid.UUID]Scheduled{}
 	for i, p := range t.Partitions {
-		p.First, p.Entries = p.Next, nil
+		p.First, p.Entries, p.erased = p.Next, nil, nil
 		for _, g := range t.Groups {
 			g.places[i] = newPlace(p.Next)
 		}
 	}
 	for _, g := range t.Groups {
 		g.items = map[itemKey]Item{}
+	}
+}
+
+// erase takes a message from whoever has not settled it.
+func (t *Topic) erase(r events.Record, id uuid.UUID, since events.Position) {
+	delete(t.Scheduled, id)
+	for _, g := range t.Groups {
+		for key := range g.items {
+			if key.id == id {
+				delete(g.items, key)
+			}
+		}
+	}
+	t.Forwards = slices.DeleteFunc(t.Forwards, func(f Forward) bool { return f.Item.ID == id })
+	if r.Position >= since {
+		t.Erasures[id] = r.Position
+	}
+	// Erasures are few: each may look through what is held.
+	for _, p := range t.Partitions {
+		i := slices.IndexFunc(p.Entries, func(e Entry) bool { return e.ID == id })
+		if i >= 0 && !p.Entries[i].Erased {
+			p.Entries[i].Erased = true
+			p.erased = append(p.erased, p.First+int64(i))
+		}
+	}
+}
+
+// retain forgets what the topic does not keep any longer, which every group is done with.
+func (t *Topic) retain(e events.TopicRetained) {
+	var held int64
+	for _, p := range t.Partitions {
+		for len(p.Entries) > 0 {
+			first := p.Entries[0]
+			if id := first.ID.String(); first.Position.Ms() >= e.BeforeMs || id < e.From || id > e.UpTo {
+				break
+			}
+			p.Entries = p.Entries[1:]
+			p.First++
+		}
+		held += p.Next - p.First - p.erasedFrom(p.First)
+	}
+	if len(t.Groups) == 0 {
+		t.Base = max(t.Base, t.Published-held)
 	}
 }
 
@@ -257,7 +308,7 @@ func (t *Topic) publish(partition int, offset int64, e Entry) {
 	p := t.Partitions[partition]
 	if offset != p.Next {
 		// What came before is in history no more.
-		p.First, p.Next, p.Entries = offset, offset, nil
+		p.First, p.Next, p.Entries, p.erased = offset, offset, nil, nil
 		for _, g := range t.Groups {
 			if g.places[partition].low < offset {
 				g.places[partition] = newPlace(offset)
@@ -288,6 +339,7 @@ func (t *Topic) forget(partition int) {
 	if gone := low - p.First; gone > int64(len(p.Entries))/4 {
 		p.Entries = append(make([]Entry, 0, int64(len(p.Entries))-gone+forgetStep), p.Entries[gone:]...)
 		p.First = low
+		p.erased = slices.DeleteFunc(p.erased, func(offset int64) bool { return offset < low })
 	}
 }
 

@@ -49,6 +49,8 @@ type Topic struct {
 	Schedules     map[string]*Schedule
 	// Scheduled are messages that wait to be released.
 	Scheduled map[uuid.UUID]Scheduled
+	// Erasures are where messages were erased lately, by message.
+	Erasures map[uuid.UUID]events.Position
 	// Forwards are dead letters that may still have to be published to another queue.
 	Forwards []Forward
 }
@@ -97,6 +99,8 @@ type Partition struct {
 	First, Next int64
 	Entries     []Entry
 	settled     int
+	// erased are the offsets of messages that were erased.
+	erased []int64
 }
 
 // Entry is a message in a partition.
@@ -105,6 +109,8 @@ type Entry struct {
 	// Position is where it was published, and Accepted where it was scheduled, 0 where it
 	// was not.
 	Position, Accepted events.Position
+	// Erased says that its payload is gone, and with it the message from Redis.
+	Erased bool
 }
 
 // Source is where the event stands that has the message.
@@ -211,13 +217,38 @@ func (g *Group) Unsettled(t *Topic) int64 {
 	for i, p := range g.places {
 		part := t.Partitions[i]
 		for offset := max(p.low, part.First); offset < p.high; offset++ {
-			if !p.isDone(offset) {
+			if part.isOut(p, offset) {
 				n++
 			}
 		}
-		n += part.Next - max(p.high, part.First)
+		n += part.Next - max(p.high, part.First) - part.erasedFrom(p.high)
 	}
 	return n
+}
+
+// erasedFrom is how many messages are erased of those that stand at an offset or behind it.
+func (p *Partition) erasedFrom(offset int64) (n int64) {
+	for _, at := range p.erased {
+		if at >= max(offset, p.First) {
+			n++
+		}
+	}
+	return n
+}
+
+// Erased are the offsets of messages that were erased, from one on.
+func (p *Partition) Erased(from int64) (offsets []int64) {
+	for _, at := range p.erased {
+		if at >= max(from, p.First) {
+			offsets = append(offsets, at)
+		}
+	}
+	return offsets
+}
+
+// isOut reports whether a group was handed a message that is not done with.
+func (p *Partition) isOut(place *place, offset int64) bool {
+	return !place.isDone(offset) && !p.Entries[offset-p.First].Erased
 }
 
 // Items returns what a group has to try that it does not get from its partitions, in the
@@ -230,7 +261,7 @@ func (g *Group) Items(t *Topic) []Item {
 	for i, p := range g.places {
 		part := t.Partitions[i]
 		for offset := max(p.low, part.First); offset < p.high; offset++ {
-			if !p.isDone(offset) {
+			if part.isOut(p, offset) {
 				e := part.Entries[offset-part.First]
 				items = append(items, Item{Entry: e, Partition: i, Offset: offset, Attempt: g.Base + 1, Base: g.Base, Arrived: e.Position})
 			}
@@ -249,6 +280,9 @@ func (g *Group) All(t *Topic) []Item {
 		part := t.Partitions[i]
 		for offset := g.Fresh(t, i); offset < part.Next; offset++ {
 			e := part.Entries[offset-part.First]
+			if e.Erased {
+				continue
+			}
 			items = append(items, Item{Entry: e, Partition: i, Offset: offset, Attempt: g.Base + 1, Base: g.Base, Arrived: e.Position})
 		}
 	}

@@ -22,7 +22,7 @@
 -- ord:<group> (1 where the group was ever ordered).
 -- The hash groups:<topic> holds how many messages each group is done with, counted
 -- so that n less it is what the group has not settled.
-local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL, NOT_SCHEDULED = 0, 1, 2, 3, 4, 5, 6, 7, 8
+local OK, DUPLICATE, STALE, LOST, REUSED, EXISTS, ABORTED, FULL, NOT_SCHEDULED, ERASED, TOO_MANY = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 
 local log, keep, most = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local topics, settled = {}, {}
@@ -186,6 +186,18 @@ local function drop_held(id, group)
   for _, key in ipairs(redis.call('HKEYS', busy)) do redis.call('UNLINK', held_key(id, group, key)) end
   redis.call('UNLINK', busy)
   redis.call('HDEL', prefix .. 'heldn:' .. id, group)
+end
+
+-- Forgets the lease of an entry that a group was handed: true where it was pending.
+local function drop_lease(id, group, stream, entry)
+  local pending = redis.pcall('XPENDING', stream_key(id, group, stream), group, entry, entry, 1)
+  if pending.err or #pending == 0 then return false end
+  local sub = redis.call('HGET', prefix .. 'subs:' .. id, group .. '/' .. pending[1][2])
+  if sub then
+    local lease = table.concat({ sub, id, group, stream, entry }, '|')
+    redis.call('ZREM', prefix .. 'due', 'l|' .. lease, 'x|' .. lease)
+  end
+  return true
 end
 
 -- Ends a lease: true where the entry was still pending. An entry is one attempt,
@@ -366,7 +378,7 @@ ops.X = function(i)
     local key = prefix .. 'q:' .. id .. ':' .. p
     local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
     if newest then redis.call('HSET', prefix .. 'topic:' .. id, 'ts:' .. p, (string.match(newest[2][8], '^(%d+)'))) end
-    redis.call('UNLINK', key)
+    redis.call('UNLINK', key, holes_key(id, int(p)))
     for _, group in ipairs(groups) do create_group(key, group, '0-' .. int(next_offset(id, t, int(p)))) end
   end
   for _, group in ipairs(groups) do
@@ -394,7 +406,7 @@ ops.D = function(i)
   flush()
   if topic(id).v ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 7 end
   local discarded, groups = unsettled(id)
-  for p = 0, partitions_of(id) - 1 do redis.call('UNLINK', prefix .. 'q:' .. id .. ':' .. p) end
+  for p = 0, partitions_of(id) - 1 do redis.call('UNLINK', prefix .. 'q:' .. id .. ':' .. p, holes_key(id, int(p))) end
   for _, group in ipairs(groups) do
     redis.call('UNLINK', prefix .. 'retry:' .. id .. ':' .. group, prefix .. 'parked:' .. id .. ':' .. group)
     drop_held(id, group)
@@ -626,6 +638,7 @@ ops.R = function(i)
   local again = remembered(ARGV[i + 4], ARGV[i + 5])
   if again then return again, i + 18 end
   if subscription_version(ARGV[i + 2]) ~= ARGV[i + 3] then return { STALE, '', message, 0, 0 }, i + 18 end
+  if redis.call('EXISTS', prefix .. 'erased:' .. message) == 1 then return { ERASED, '', message, 0, 0 }, i + 18 end
   flush()
   local t = topic(id)
   local done = tonumber(redis.call('HGET', prefix .. 'groups:' .. id, group) or '0')
@@ -647,11 +660,12 @@ ops.R = function(i)
   return { OK, pos, message, 0, 0 }, i + 18
 end
 
--- The first offset of a partition that was published at a time or later.
+-- The first offset of a partition that was published at a time or later. An entry that is
+-- missing is as the one behind it.
 local function offset_at(key, first, last, ms)
   while first < last do
     local middle = math.floor((first + last) / 2)
-    local read = redis.call('XRANGE', key, '0-' .. int(middle + 1), '0-' .. int(middle + 1))[1]
+    local read = redis.call('XRANGE', key, '0-' .. int(middle + 1), '+', 'COUNT', 1)[1]
     if read and tonumber(string.match(read[2][8], '^(%d+)')) >= ms then last = middle else first = middle + 1 end
   end
   return first
@@ -695,7 +709,7 @@ ops.G = function(i)
     end
     redis.pcall('XGROUP', 'DESTROY', key, group)
     create_group(key, group, '0-' .. int(at))
-    unsettled_after = unsettled_after + next_one - at
+    unsettled_after = unsettled_after + next_one - at - holes_from(owner, int(p), at + 1)
     offsets[#offsets + 1] = int(at)
   end
   redis.call('HSET', prefix .. 'groups:' .. owner, group, int(t.n - unsettled_after))
@@ -709,6 +723,204 @@ ops.G = function(i)
   local pos = record(ARGV[i + 6], ARGV[i + 7], ARGV[i + 8] .. ARGV[i + 9] .. moved .. '}')
   wakeup('s ' .. owner .. ' ' .. group)
   return { OK, pos, id, older and 1 or 0, 0 }, i + 10
+end
+
+-- Takes a message out of what a group has outside of the partitions' streams. Answers how
+-- often it was there.
+local ERASE_STEP, ERASE_MAX = 100, 10000
+local function take_outside(id, group, message, key)
+  if not has_outside(id, group) then return 0 end
+  local parked, retries = prefix .. 'parked:' .. id .. ':' .. group, prefix .. 'retry:' .. id .. ':' .. group
+  local line = key ~= '' and held_key(id, group, redis.sha1hex(key))
+  local n, through = 0, nil
+  local cursor = '0'
+  repeat
+    local scanned = redis.call('HSCAN', parked, cursor, 'MATCH', '*|' .. message .. '/*', 'COUNT', ERASE_STEP)
+    cursor = scanned[1]
+    for k = 1, #scanned[2], 2 do
+      redis.call('ZREM', prefix .. 'due', scanned[2][k])
+      if redis.call('HDEL', parked, scanned[2][k]) == 1 then
+        redis.call('HINCRBY', prefix .. 'waiting:' .. id, group, -1)
+        n, through = n + 1, cmsgpack.unpack(scanned[2][k + 1])
+      end
+    end
+  until cursor == '0'
+  local from = '-'
+  repeat
+    local read = redis.call('XRANGE', retries, from, '+', 'COUNT', ERASE_STEP)
+    for _, e in ipairs(read) do
+      if e[2][2] == message then
+        drop_lease(id, group, '-1', e[1])
+        redis.call('XACK', retries, group, e[1])
+        redis.call('XDEL', retries, e[1])
+        n, through = n + 1, e[2]
+      end
+    end
+    if #read > 0 then from = '(' .. read[#read][1] end
+  until #read < ERASE_STEP
+  for _, packed in ipairs(line and redis.call('LRANGE', line, 0, -1) or {}) do
+    if cmsgpack.unpack(packed)[2] == message then
+      local gone = redis.call('LREM', line, 0, packed)
+      redis.call('HINCRBY', prefix .. 'heldn:' .. id, group, -gone)
+      n = n + gone
+    end
+  end
+  if through then next_of_key(id, group, through) end
+  return n
+end
+
+-- A message's payload is erased: topic, message, partition, offset (-1 where it waits to be
+-- released, -2 for never published), the log's entry where it was accepted, key, for how
+-- long that is remembered (ms), uuid, metadata, event head, event tail. Who has not settled
+-- the message loses it. An entry cannot be changed: it goes, and leaves a hole.
+ops.E = function(i)
+  local id, message, partition, offset = ARGV[i], ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  flush()
+  local groups = redis.call('HKEYS', prefix .. 'groups:' .. id)
+  for _, group in ipairs(groups) do
+    if redis.call('HLEN', prefix .. 'parked:' .. id .. ':' .. group) + redis.call('XLEN', prefix .. 'retry:' .. id .. ':' .. group)
+      + counted('heldn', id, group) > ERASE_MAX then return { TOO_MANY, '', message, 0, 0 }, i + 11 end
+  end
+  if redis.call('HLEN', prefix .. 'outbox') > ERASE_MAX then return { TOO_MANY, '', message, 0, 0 }, i + 11 end
+  local scheduled = redis.call('HDEL', prefix .. 'scheduled:' .. id, message)
+  if scheduled == 0 and offset == -1 then return { NOT_SCHEDULED, '', message, 0, 0 }, i + 11 end
+  if scheduled == 1 then
+    redis.call('HDEL', prefix .. 'scheduled', message)
+    redis.call('ZREM', prefix .. 'due', 's|' .. id .. '|' .. message)
+    local t = topic(id)
+    t.sc, t.dirty = t.sc - 1, true
+  end
+  local key, number = prefix .. 'q:' .. id .. ':' .. partition, offset + 1
+  local entry, handed_out = '0-' .. int(math.max(number, 0)), {}
+  local read = number > 0 and redis.call('XRANGE', key, entry, entry)[1]
+  for _, info in ipairs(read and redis.call('XINFO', 'GROUPS', key) or {}) do
+    local g = {}
+    for k = 1, #info, 2 do g[info[k]] = info[k + 1] end
+    handed_out[g['name']] = tonumber(string.match(g['last-delivered-id'], '%-(%d+)$')) >= number
+  end
+  local counts, total = {}, scheduled
+  for _, group in ipairs(groups) do
+    local n = take_outside(id, group, message, ARGV[i + 5])
+    if read and not handed_out[group] then
+      n = n + 1
+    elseif read and drop_lease(id, group, partition, entry) then
+      redis.call('XACK', key, group, entry)
+      next_of_key(id, group, read[2])
+      n = n + 1
+    end
+    if n > 0 then
+      counts[#counts + 1] = '"' .. group .. '":' .. int(n)
+      redis.call('HINCRBY', prefix .. 'groups:' .. id, group, n)
+      total = total + n
+    end
+  end
+  if read then
+    redis.call('XDEL', key, entry)
+    redis.call('ZADD', holes_key(id, partition), number, number)
+  end
+  -- A copy that is on its way to a dead letter queue.
+  local cursor = '0'
+  repeat
+    local scanned = redis.call('HSCAN', prefix .. 'outbox', cursor, 'COUNT', ERASE_STEP)
+    cursor = scanned[1]
+    for k = 1, #scanned[2], 2 do
+      if cmsgpack.unpack(scanned[2][k + 1])[4][2] == message then
+        redis.call('HDEL', prefix .. 'outbox', scanned[2][k])
+        redis.call('ZREM', prefix .. 'due', scanned[2][k])
+      end
+    end
+  until cursor == '0'
+  redis.call('XDEL', log, ARGV[i + 4]) -- it is folded
+  redis.call('SET', prefix .. 'erased:' .. message, '1', 'PX', ARGV[i + 6])
+  local fields = {}
+  if #counts > 0 then fields[1] = '"groups":{' .. table.concat(counts, ',') .. '}' end
+  if scheduled == 1 then fields[#fields + 1] = '"scheduled":1' end
+  local pos = record(ARGV[i + 7], ARGV[i + 8], ARGV[i + 9] .. ARGV[i + 10] .. '{' .. table.concat(fields, ',') .. '}}')
+  return { OK, pos, message, total, 0 }, i + 11
+end
+
+local function ms_of(id) return tonumber(string.match(id, '^(%d+)')) end
+
+-- When the oldest message was accepted (ms) of those that a group has outside of the
+-- partitions' streams, nil where it has none. What is noted is a lower bound; where that
+-- is before a time and there are few, they are looked at.
+local LOOK_MAX = 64
+local function oldest_outside(id, group, before_ms)
+  if not has_outside(id, group) then return nil end
+  local hash, field = prefix .. 'topic:' .. id, 'w:' .. group
+  local oldest = redis.call('HGET', hash, field) or '0-0'
+  local retries = prefix .. 'retry:' .. id .. ':' .. group
+  if ms_of(oldest) >= before_ms
+    or counted('waiting', id, group) + counted('heldn', id, group) + redis.call('XLEN', retries) > LOOK_MAX then return ms_of(oldest) end
+  oldest = nil
+  local function see(fields)
+    local pos = origin(fields)
+    if not oldest or before(pos, oldest) then oldest = pos end
+  end
+  for _, e in ipairs(redis.call('XRANGE', retries, '-', '+')) do see(e[2]) end
+  for _, packed in ipairs(redis.call('HVALS', prefix .. 'parked:' .. id .. ':' .. group)) do see(cmsgpack.unpack(packed)) end
+  for _, key in ipairs(redis.call('HKEYS', prefix .. 'busy:' .. id .. ':' .. group)) do
+    for _, packed in ipairs(redis.call('LRANGE', held_key(id, group, key), 0, -1)) do see(cmsgpack.unpack(packed)) end
+  end
+  if not oldest then return 0 end
+  redis.call('HSET', hash, field, oldest)
+  return ms_of(oldest)
+end
+
+-- When the oldest message was published (ms) that a group has not settled, a bound of that
+-- where it is before a time, nil for none.
+local function oldest_unsettled(id, before_ms)
+  local oldest
+  for p = 0, partitions_of(id) - 1 do
+    local key = prefix .. 'q:' .. id .. ':' .. p
+    for _, info in ipairs(redis.call('EXISTS', key) == 1 and redis.call('XINFO', 'GROUPS', key) or {}) do
+      local g = {}
+      for k = 1, #info, 2 do g[info[k]] = info[k + 1] end
+      local number = tonumber(string.match(g['last-delivered-id'], '%-(%d+)$')) + 1
+      if tonumber(g['pending']) > 0 then
+        number = tonumber(string.match(redis.call('XPENDING', key, g['name'])[2], '%-(%d+)$'))
+      end
+      local first = redis.call('XRANGE', key, '0-' .. int(number), '+', 'COUNT', 1)[1]
+      if first then oldest = math.min(oldest or math.huge, ms_of(first[2][8])) end
+    end
+  end
+  for _, group in ipairs(redis.call('HKEYS', prefix .. 'groups:' .. id)) do
+    oldest = math.min(oldest or math.huge, oldest_outside(id, group, before_ms) or math.huge)
+  end
+  return oldest
+end
+
+-- Messages were kept for as long as their topic keeps them: topic, its version, before when
+-- they were published (ms), uuid, metadata, event. The streams lose so many of them at most:
+-- one event is for fewer. Where a group has not settled one of them it answers when the
+-- oldest of those was published.
+local RETAIN_MAX = 2000
+ops.Q = function(i)
+  local id, before_ms = ARGV[i], tonumber(ARGV[i + 2])
+  flush()
+  local t = topic(id)
+  if t.v ~= ARGV[i + 1] then return { STALE, '', id, 0, 0 }, i + 6 end
+  local oldest = oldest_unsettled(id, before_ms)
+  if oldest and oldest < before_ms then return { STALE, '', id, oldest, 0 }, i + 6 end
+  local gone, held = 0, 0
+  for p = 0, partitions_of(id) - 1 do
+    local key = prefix .. 'q:' .. id .. ':' .. p
+    local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+    if head and gone < RETAIN_MAX then
+      local first = tonumber(string.match(head[1], '%-(%d+)$')) - 1
+      local to = math.min(offset_at(key, first, next_offset(id, t, int(p)), before_ms), first + RETAIN_MAX - gone)
+      local newest = redis.call('XREVRANGE', key, '0-' .. int(to), '-', 'COUNT', 1)[1]
+      if newest then redis.call('HSET', prefix .. 'topic:' .. id, 'ts:' .. p, int(ms_of(newest[2][8]))) end
+      gone = gone + redis.call('XTRIM', key, 'MINID', '=', '0-' .. int(to + 1))
+      redis.call('ZREMRANGEBYSCORE', holes_key(id, int(p)), '-inf', to)
+    end
+    held = held + redis.call('XLEN', key)
+  end
+  -- Nobody is to settle what a queue without groups held.
+  if redis.call('HLEN', prefix .. 'groups:' .. id) == 0 and gone > 0 then
+    redis.call('HSET', prefix .. 'topic:' .. id, 'b', int(t.n - held))
+  end
+  return { OK, record(ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]), id, 0, 0 }, i + 6
 end
 
 local function schedule_version(id)

@@ -8,6 +8,10 @@
 --                           handed out, or waits for another attempt, and that message
 --   held:<topic>:<group>:<key as SHA-1>  the messages behind it, in order
 --   heldn:<topic>           how many messages of each group are held
+--   erased:<message>        there for a while after a message's payload was erased
+--   holes:<topic>:<partition>  the entries that are missing between those of a partition's
+--                           stream, as their messages' payloads were erased (a sorted set,
+--                           by number)
 -- and in the topic's hash:
 --   so                      where the first message was scheduled since none waited
 --   ts:<partition>          until when (ms since 1970) what was trimmed from the partition's
@@ -92,6 +96,13 @@ local function complete(fields, stream, entry, attempt, attempts_before)
   fields[n + 7], fields[n + 8] = 'base', attempts_before
 end
 
+local function holes_key(id, partition) return prefix .. 'holes:' .. id .. ':' .. partition end
+
+-- How many entries are missing from a partition's stream of a number or above.
+local function holes_from(id, partition, number)
+  return redis.call('ZCOUNT', holes_key(id, partition), number, '+inf')
+end
+
 local function hold(id, group, key, fields)
   note_outside(id, group, origin(fields))
   redis.call('RPUSH', held_key(id, group, key), cmsgpack.pack(fields))
@@ -148,6 +159,7 @@ local function count_and_trim(id, partition, settlements, keep)
   local newest = redis.call('XREVRANGE', key, '0-' .. int(math.max(floor, 0)), '-', 'COUNT', 1)[1]
   if not newest then return end
   redis.call('XTRIM', key, 'MINID', '=', '0-' .. int(floor + 1))
+  redis.call('ZREMRANGEBYSCORE', holes_key(id, partition), '-inf', floor)
   redis.call('HSET', hash, 'ts:' .. partition, (string.match(newest[2][8], '^(%d+)')))
 end
 

@@ -4,7 +4,8 @@
 -- ARGV     prefix, topic, partitions, bytes at most that are looked through of a group's
 --          retries
 --
--- Answers {the log's last entry id, {{next offset, first offset held, entries held}…},
+-- Answers {the log's last entry id, {{next offset, first offset held, entries held,
+--     entries that are missing because they were erased}…},
 --   {{group, unsettled, {{offset from which nothing was handed out, {pending offset…}}…},
 --     {"message/attempt/attempts before"…}, 1 where all of its retries were looked
 --     through}…}, messages that wait to be released}.
@@ -18,7 +19,8 @@ for p = 0, partitions - 1 do
   local key = prefix .. 'q:' .. topic .. ':' .. int(p)
   local nxt = tonumber(redis.call('HGET', prefix .. 'topic:' .. topic, 'o:' .. int(p)) or '0')
   local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-  streams[#streams + 1] = { nxt, head and offset_of(head[1]) or nxt, redis.call('XLEN', key) }
+  local first = head and offset_of(head[1]) or nxt
+  streams[#streams + 1] = { nxt, first, redis.call('XLEN', key), holes_from(topic, int(p), first + 1) }
 end
 
 local function place_of(key, group)

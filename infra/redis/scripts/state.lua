@@ -5,7 +5,8 @@
 -- ARGV     prefix, topic, partitions
 --
 -- Answers {now, {{length, next offset, first position, {{group, delivered, pending,
--- first unsettled position}…}}…}, {{group, retries ready or leased, retries
+-- first unsettled position, entries missing behind what was delivered}…}, first offset
+-- that is held}…}, {{group, retries ready or leased, retries
 -- leased, retries waiting for their time, first position, consumers that got
 -- something within a minute, messages held behind others of their key}…}, messages
 -- that wait to be released, {{group, unsettled}…}, the log's last entry id}. Positions are entry ids of the log, '' where there is none.
@@ -39,11 +40,13 @@ for p = 0, tonumber(ARGV[3]) - 1 do
       unsettled = tonumber(string.match(redis.call('XPENDING', key, g['name'])[2], '%-(%d+)$'))
     end
     of_partition[#of_partition + 1] =
-      { g['name'], last, g['pending'], position_at(key, '0-' .. string.format('%d', unsettled)) }
+      { g['name'], last, g['pending'], position_at(key, '0-' .. string.format('%d', unsettled)), holes_from(topic, p, last + 1) }
     names[g['name']] = true
   end
   local nxt = tonumber(redis.call('HGET', prefix .. 'topic:' .. topic, 'o:' .. p) or '0')
-  partitions[#partitions + 1] = { redis.call('XLEN', key), nxt, position_at(key, '-'), of_partition }
+  local head = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  partitions[#partitions + 1] = { redis.call('XLEN', key), nxt, head and head[2][8] or '', of_partition,
+    head and tonumber(string.match(head[1], '%-(%d+)$')) - 1 or nxt }
 end
 
 -- Notes who of a group got something from a stream within the last minute.

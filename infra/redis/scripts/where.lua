@@ -33,7 +33,7 @@ if redis.call('EXISTS', key) == 1 then
     for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
     local delivered = tonumber(string.match(g['last-delivered-id'], '%-(%d+)$'))
     if g['name'] == group and delivered < number and redis.call('XLEN', key) > 0 then
-      if #redis.call('XRANGE', key, entry, entry) > 0 then return answer('waiting', 0, number - delivered - 1) end
+      if #redis.call('XRANGE', key, entry, entry) > 0 then return answer('waiting', 0, number - delivered - 1 - holes_from(topic, partition, delivered + 1) + holes_from(topic, partition, number)) end
     end
   end
 end
