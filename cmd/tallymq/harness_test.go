@@ -46,12 +46,22 @@ func start(t testing.TB, cfg config.Config, token string) *instance {
 
 func startLogging(t testing.TB, cfg config.Config, token string, logger *slog.Logger) *instance {
 	t.Helper()
+	return startWith(t, cfg, options{token: token}, logger)
+}
+
+// startRoles runs an instance of some parts.
+func startRoles(t testing.TB, cfg config.Config, parts roles) *instance {
+	t.Helper()
+	return startWith(t, cfg, options{roles: parts}, slog.New(slog.DiscardHandler))
+}
+
+func startWith(t testing.TB, cfg config.Config, o options, logger *slog.Logger) *instance {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
 	go func() {
-		ended <- runService(ctx, cfg, logger, options{
-			host: "127.0.0.1", token: token, onReady: func(addr string) { ready <- addr },
-		})
+		o.host, o.onReady = "127.0.0.1", func(addr string) { ready <- addr }
+		ended <- runService(ctx, cfg, logger, o)
 	}()
 	i := &instance{t: t, cfg: cfg}
 	stopped := false
