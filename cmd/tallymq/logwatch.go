@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -37,6 +38,8 @@ const (
 	repairLockRetry = 200 * time.Millisecond
 	// foldRestMax is how long a repair by hand may take to fold what is not folded yet.
 	foldRestMax = 10 * time.Minute
+	// repairMemoryBytes is how much memory the program is to take while Redis is put back.
+	repairMemoryBytes = 160 << 20
 	// restoreShards is how many shards are put back at once.
 	restoreShards = 2
 )
@@ -187,6 +190,8 @@ func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, i
 	if err != nil || (lost == "" && !isForced) {
 		return run, err
 	}
+	// What is live is little; garbage is not to pile up on it meanwhile.
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), repairMemoryBytes)))
 	began := time.Now()
 	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", or(lost, askedFor))
 	for n := range l.shards {
