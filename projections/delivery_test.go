@@ -308,6 +308,7 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 				report := b.verify(t, size)
 				require.True(t, report.OK(), "%v", report.Tables)
 			}
+			require.Empty(t, b.rebuild(t, 1))
 			require.Eventually(t, c.drained, 20*time.Second, 10*time.Millisecond)
 		})
 	}

@@ -22,14 +22,15 @@ func (b *testBundle) foldAll(t testing.TB, h *history, size int) {
 	t.Helper()
 	conn := b.conn(t)
 	w := newWriter(conn.PgConn())
-	at, err := checkpoint(t.Context(), conn, 0)
+	shard := h.records[0].Shard
+	at, err := checkpoint(t.Context(), conn, shard)
 	require.NoError(t, err)
 	for rest := h.records; len(rest) > 0; {
 		batch := rest[:min(size, len(rest))]
 		rest = rest[len(batch):]
 		c, err := fold(batch)
 		require.NoError(t, err)
-		require.NoError(t, w.commit(t.Context(), 0, at, batch, &c))
+		require.NoError(t, w.commit(t.Context(), shard, at, batch, &c))
 		at = batch[len(batch)-1].Position
 	}
 }
@@ -437,16 +438,7 @@ func TestVerifyFoldsEveryShard(t *testing.T) {
 	total := 0
 	for shard := range 3 {
 		h := life(t, 5, uint64(shard))
-		for i := range h.records {
-			h.records[i].Shard = shard
-			if e, ok := h.records[i].Event.(events.TopicCreated); ok {
-				e.Name = fmt.Sprint("orders-", shard)
-				h.records[i].Event = e
-				frame, err := events.Encode(e)
-				require.NoError(t, err)
-				h.records[i].Data = frame.Join("0")
-			}
-		}
+		inShard(t, h, shard)
 		_, err := checkpoint(t.Context(), b.conn(t), shard)
 		require.NoError(t, err)
 		c, err := fold(h.records)

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,11 @@ import (
 
 // Name is the projection's name in projection_checkpoints.
 const Name = "read"
+
+// Version is the version of the code that folds. Whoever changes what the same events
+// are folded to raises it: where a database's tables are of an earlier version, they are
+// rebuilt, and code of an earlier version folds into them no more.
+const Version = 1
 
 // Limits of a projector.
 const (
@@ -54,6 +60,8 @@ type Config struct {
 	// Active is told when this projector becomes the active one and when it no longer
 	// is, nil for nobody.
 	Active func(isActive bool)
+	// Version is that of the folding code, [Version] where it is 0.
+	Version int
 	// Folded is told of every batch that was committed, nil for nobody. It must not
 	// block, and not keep the records.
 	Folded func(records []events.Record)
@@ -99,6 +107,14 @@ func (p *Projector) runOnce(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
+	version := cmp.Or(p.cfg.Version, Version)
+	stored, err := storedVersion(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if stored > version {
+		return fmt.Errorf("the read tables are of version %d of the projection; this program folds version %d", stored, version)
+	}
 	if err := lock(ctx, conn, p.cfg.Shard); err != nil {
 		return err
 	}
@@ -112,7 +128,9 @@ func (p *Projector) runOnce(ctx context.Context) error {
 	}
 	p.cfg.Committed(at)
 	p.cfg.Logger.Debug("projector is active", "shard", p.cfg.Shard, "position", int64(at))
-	return p.follow(ctx, newWriter(conn.PgConn()), at)
+	w := newWriter(conn.PgConn())
+	w.version = version
+	return p.follow(ctx, w, at)
 }
 
 // lock returns once this connection holds the shard's lock, for as long as it

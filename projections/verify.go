@@ -113,6 +113,15 @@ func Verify(ctx context.Context, conn *pgx.Conn, o VerifyOptions) (Report, error
 // horizonOf reads since when rows can be compared, in the same snapshot; zero is for
 // ever.
 func horizonOf(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error) {
+	at, err := rawHorizon(ctx, tx, setting)
+	if err != nil || at.IsZero() {
+		return at, err
+	}
+	return at.Add(24 * time.Hour), nil
+}
+
+// rawHorizon reads since when messages are kept; zero is for ever.
+func rawHorizon(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error) {
 	var value string
 	err := tx.QueryRow(ctx, `SELECT coalesce((SELECT value FROM store_settings WHERE name = $1), '')`, setting).Scan(&value)
 	if err != nil || value == "" {
@@ -122,7 +131,7 @@ func horizonOf(ctx context.Context, tx pgx.Tx, setting string) (time.Time, error
 	if err != nil {
 		return at, fmt.Errorf("verify: setting %s: %w", setting, err)
 	}
-	return at.Add(24 * time.Hour), nil
+	return at, nil
 }
 
 // errRollback ends a verification: it leaves nothing behind.
@@ -159,6 +168,9 @@ func refold(ctx context.Context, tx pgx.Tx, w *writer, shard int, o VerifyOption
 	}
 }
 
+// nothing is the condition that no row passes.
+const nothing = " WHERE false"
+
 // comparison returns the select list and the condition under which a table's rows
 // can be compared: what retention has dropped cannot.
 func comparison(table string, horizon time.Time, o VerifyOptions) (columns, where string) {
@@ -167,7 +179,7 @@ func comparison(table string, horizon time.Time, o VerifyOptions) (columns, wher
 	}
 	switch table {
 	case "topic_counts", "group_counts":
-		return "*", " WHERE false" // they count what was dropped too
+		return "*", nothing // they count what was dropped too
 	case "message_records", "consumption_records", "dead_letters":
 		return "*", fmt.Sprintf(" WHERE message_id >= '%s'", o.MessageIDBound(horizon))
 	case "message_subscriptions":
