@@ -286,40 +286,6 @@ func (g garbled) Subscribe(ctx context.Context, topic string) (<-chan *message.M
 	return out, err
 }
 
-func TestVerifyFindsWhatIsWrong(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		fault               string
-		table               string
-		missing, unexpected int64
-	}{
-		"a changed row":           {`UPDATE message_records SET retry_count = 77 WHERE message_id = (SELECT min(message_id) FROM message_records)`, "message_records", 1, 1},
-		"a lost row":              {`DELETE FROM consumption_records WHERE id = (SELECT min(id::text)::uuid FROM consumption_records)`, "consumption_records", 1, 0},
-		"a row that nobody wrote": {`INSERT INTO message_subscriptions SELECT (jsonb_populate_record(s, '{"id":"00000000-0000-0000-0000-00000000000f","consumer_name":"ghost"}')).* FROM message_subscriptions s LIMIT 1`, "message_subscriptions", 0, 1},
-		"a changed topic":         {`UPDATE message_topics SET is_public = true`, "message_topics", 1, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := setup(t)
-			b.foldAll(t, life(t, 10, 8), 1000)
-			require.True(t, b.verify(t, 1000).OK())
-			_, err := b.pool.Exec(t.Context(), tc.fault)
-			require.NoError(t, err)
-			report := b.verify(t, 1000)
-			require.False(t, report.OK())
-			for _, r := range report.Tables {
-				if r.Table != tc.table {
-					require.Zero(t, r.Missing+r.Unexpected, r.Table)
-					continue
-				}
-				require.Equal(t, tc.missing, r.Missing)
-				require.Equal(t, tc.unexpected, r.Unexpected)
-				require.Len(t, r.Examples, int(tc.missing+tc.unexpected))
-			}
-		})
-	}
-}
-
 // BenchmarkCommit folds a published and a consumed event per message, in batches
 // as the projector makes them under light and under heavy load.
 func BenchmarkCommit(b *testing.B) {
@@ -369,7 +335,7 @@ func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
 		h.add(events.MessageConsumed{Delivery: h.delivery(m, group, 1)}, newID(t), 0)
 	}
 	consume(postgres.MessageIDBound(h.at.Time())+"-7000-8000-000000000001", 0)
-	h.at = events.MakePosition(now.UnixMilli(), 0)
+	h.at = events.MakePosition(now.Add(time.Second).UnixMilli(), 0) // after the queue was made
 	consume(newID(t), 1)
 	b.foldAll(t, h, 1000)
 	require.NoError(t, postgres.DropExpired(t.Context(), b.pool, now, 3*day, slog.New(slog.DiscardHandler)))

@@ -479,7 +479,10 @@ func (r *rebuild) compare(ctx context.Context) ([]RebuiltTable, error) {
 
 func (r *rebuild) compareTable(ctx context.Context, live pgx.Tx, table string, horizon time.Time) (RebuiltTable, error) {
 	t := RebuiltTable{Table: table}
-	columns, where := comparison(table, horizon, VerifyOptions{MessageIDBound: r.o.MessageIDBound})
+	columns, where, err := comparison(ctx, live, table, horizon, VerifyOptions{MessageIDBound: r.o.MessageIDBound})
+	if err != nil {
+		return t, err
+	}
 	t.Carried = where == nothing
 	var own error
 	done := make(chan struct{})
@@ -487,7 +490,6 @@ func (r *rebuild) compareTable(ctx context.Context, live pgx.Tx, table string, h
 		defer close(done)
 		t.SHA256, own = hashRows(ctx, r.conn.PgConn(), r.shadow.own, table, columns, where)
 	}()
-	var err error
 	t.LiveSHA256, err = hashRows(ctx, live.Conn().PgConn(), r.shadow.live, table, columns, where)
 	<-done
 	return t, errors.Join(err, own)

@@ -468,7 +468,7 @@ func TestARebuildKeepsWhatRetentionLeft(t *testing.T) {
 	at(horizon.Add(-time.Second))
 	edge, edgeLate := message(horizon.Add(time.Millisecond)), message(horizon.Add(2*time.Millisecond))
 	h.add(events.MessageDeadLettered{Delivery: h.delivery(edge, 1, 1), Reason: events.ReasonNack}, newID(t), 0)
-	at(now.Add(-time.Hour))
+	at(now.Add(time.Second)) // after the queue was made
 	settle(late, 1)
 	settle(edgeLate, 0)
 	recent := message(h.at.Time())
