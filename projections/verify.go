@@ -37,15 +37,12 @@ type Report struct {
 // OK reports whether the history is whole, the checkpoints stand at its end, and the read
 // tables equal its fold.
 func (r Report) OK() bool {
-	if len(r.Faults) > 0 {
-		return false
-	}
-	for _, t := range r.Tables {
-		if t.Missing+t.Unexpected > 0 {
-			return false
-		}
-	}
-	return true
+	return len(r.Faults) == 0 && !r.Differs()
+}
+
+// Differs reports whether a read table does not equal the fold of the history.
+func (r Report) Differs() bool {
+	return slices.ContainsFunc(r.Tables, func(t TableReport) bool { return t.Missing+t.Unexpected > 0 })
 }
 
 // TableReport compares one read table with the fold. A row that differs counts as

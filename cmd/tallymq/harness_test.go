@@ -46,13 +46,16 @@ func start(t testing.TB, cfg config.Config, token string) *instance {
 
 func startLogging(t testing.TB, cfg config.Config, token string, logger *slog.Logger) *instance {
 	t.Helper()
+	return startWith(t, cfg, logger, options{token: token})
+}
+
+// startWith runs an instance with options of its own.
+func startWith(t testing.TB, cfg config.Config, logger *slog.Logger, o options) *instance {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
-	go func() {
-		ended <- runService(ctx, cfg, logger, options{
-			host: "127.0.0.1", token: token, onReady: func(addr string) { ready <- addr },
-		})
-	}()
+	o.host, o.onReady = "127.0.0.1", func(addr string) { ready <- addr }
+	go func() { ended <- runService(ctx, cfg, logger, o) }()
 	i := &instance{t: t, cfg: cfg}
 	stopped := false
 	var result error

@@ -51,6 +51,9 @@ type scene struct {
 func (s *stage) newScene(t testing.TB, op documentedOp) *scene {
 	t.Helper()
 	c := &scene{stage: s, t: t, tenant: newID()}
+	if strings.HasPrefix(op.path, apiPrefix+"/admin/projections") {
+		c.tenant = platformTenant
+	}
 	if op.takes("tenant") && op.OperationID != "createQueue" {
 		c.post("/queues", `{"name":"orders","partitionCount":4}`).is(http.StatusCreated)
 		if op.OperationID != "createSubscription" {

@@ -116,10 +116,17 @@ func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOp
 }
 
 func printReport(w io.Writer, r projections.Report) {
+	for _, fault := range r.Faults {
+		_, _ = fmt.Fprintf(w, "FAULT: %s\n", fault)
+	}
+	if len(r.Tables) == 0 {
+		_, _ = fmt.Fprintln(w, "The history itself is not whole: the read tables were not compared with its fold.")
+		return
+	}
 	for _, t := range r.Tables {
 		verdict := "equal"
 		if t.Missing+t.Unexpected > 0 {
-			verdict = fmt.Sprintf("DIFFERENT: %d missing, %d unexpected", t.Missing, t.Unexpected)
+			verdict = fmt.Sprintf("DIFFERENT: %d changed, %d deleted, %d added or doubled", t.Changed, t.Missing-t.Changed, t.Unexpected-t.Changed)
 		}
 		_, _ = fmt.Fprintf(w, "%-22s %9d rows  %s\n", t.Table, t.Rows, verdict)
 		for _, example := range t.Examples {
@@ -127,7 +134,7 @@ func printReport(w io.Writer, r projections.Report) {
 		}
 	}
 	verdict := "The read tables equal the fold of the history."
-	if !r.OK() {
+	if r.Differs() {
 		verdict = "The read tables do NOT equal the fold of the history."
 	}
 	_, _ = fmt.Fprintf(w, "%d events folded. %s\n", r.Events, verdict)
