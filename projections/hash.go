@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -38,7 +40,7 @@ func TableHash(ctx context.Context, conn *pgx.Conn, table string) (string, error
 }
 
 // ReadTables are the names of the tables that events are folded into.
-func ReadTables() []string { return append([]string(nil), readTables...) }
+func ReadTables() []string { return slices.Clone(readTables) }
 
 func hashRows(ctx context.Context, conn *pgconn.PgConn, schema, table, columns, where string) (string, error) {
 	h := sha256.New()
@@ -50,12 +52,5 @@ func hashRows(ctx context.Context, conn *pgconn.PgConn, schema, table, columns, 
 }
 
 func keyList(table, alias string) string {
-	out := ""
-	for i, column := range tableKeys[table] {
-		if i > 0 {
-			out += ", "
-		}
-		out += alias + "." + column
-	}
-	return out
+	return alias + "." + strings.Join(tableKeys[table], ", "+alias+".")
 }

@@ -87,7 +87,7 @@ func readSome(ctx context.Context, conn *pgx.Conn, shard int, after, upTo events
 		select {
 		case out <- batch{changes: c, events: int64(len(records)), upTo: last}:
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // asked to stop
+			return ctx.Err()
 		}
 		records, bytes = records[:0], 0 // what was folded keeps events, and not their records
 		return nil

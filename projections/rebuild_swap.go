@@ -101,7 +101,7 @@ func (r *rebuild) foldTail(ctx context.Context, tx pgx.Tx) error {
 	left := RebuildTailMax
 	for shard := range r.o.Shards {
 		at := r.position(shard)
-		records, err := ReadHistory(ctx, tx, shard, at, uint64(left)+1) //nolint:gosec // not below zero
+		records, err := ReadHistory(ctx, tx, shard, at, uint64(left)+1)
 		if err != nil {
 			return err
 		}

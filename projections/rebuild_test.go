@@ -555,8 +555,8 @@ func TestBatchesOfARebuildAreBounded(t *testing.T) {
 		h.offsets++
 	}
 	b.foldAll(t, h, 1)
-	out := make(chan batch)
-	go readBatches(t.Context(), b.conn(t), 0, 0, endOfHistory, out)
+	out, conn := make(chan batch), b.conn(t)
+	go readBatches(t.Context(), conn, 0, 0, endOfHistory, out)
 	var sizes []int64
 	for part := range out {
 		require.NoError(t, part.err)

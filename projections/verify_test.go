@@ -35,18 +35,22 @@ func TestVerifyNamesFaults(t *testing.T) {
 		"a doubled row":     {[]string{noKey, `INSERT INTO consumption_records SELECT * FROM consumption_records WHERE id = ` + firstAttempt}, "consumption_records", []string{"doubled message_id 0", "it stands there again"}},
 		"a row doubled under another key": {
 			[]string{`INSERT INTO consumption_records SELECT (jsonb_populate_record(c, '{"id":"00000000-0000-0000-0000-00000000000f"}')).* FROM consumption_records c WHERE id = ` + firstAttempt},
-			"consumption_records", []string{"doubled message_id 0", `again as {"id": "00000000-0000-0000-0000-00000000000f"`},
+			"consumption_records",
+			[]string{"doubled message_id 0", `again as {"id": "00000000-0000-0000-0000-00000000000f"`},
 		},
 		"a message doubled under another id": {
 			[]string{`INSERT INTO message_records SELECT (jsonb_populate_record(m, '{"message_id":"zzz"}')).* FROM message_records m WHERE message_id = ` + firstMessage},
-			"message_records", []string{"doubled message_id 0", `"message_id": "zzz"`},
+			"message_records",
+			[]string{"doubled message_id 0", `"message_id": "zzz"`},
 		},
 		"a checkpoint that moved ahead": {
-			[]string{`UPDATE projection_checkpoints SET position = position + (1 << 20)`}, "",
+			[]string{`UPDATE projection_checkpoints SET position = position + (1 << 20)`},
+			"",
 			[]string{"the checkpoint of shard 0 is ahead: it is at ", "what is between is never folded"},
 		},
 		"a checkpoint that moved back": {
-			[]string{`UPDATE projection_checkpoints SET position = position - 1`}, "",
+			[]string{`UPDATE projection_checkpoints SET position = position - 1`},
+			"",
 			[]string{"the checkpoint of shard 0 is behind: it is at ", "would be folded twice"},
 		},
 		"a checkpoint that is gone":        {[]string{`DELETE FROM projection_checkpoints`}, "", []string{"the checkpoint of shard 0 is missing, and its history ends at "}},

@@ -80,7 +80,7 @@ func guarded(t *testing.T) (*instance, *authService) {
 	t.Helper()
 	auth := newAuthService(t)
 	cfg := testConfig(t)
-	cfg.AuthURL, cfg.AuthIssuer = auth.url, accessIssuer
+	cfg.AuthURL, cfg.AuthIssuer, cfg.PlatformTenant = auth.url, accessIssuer, platformTenant
 	return start(t, cfg, accessToken), auth
 }
 

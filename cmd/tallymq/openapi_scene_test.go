@@ -15,8 +15,9 @@ import (
 // queueFullAt is how many messages a queue holds in these tests.
 const queueFullAt = 40
 
-// platformTenant owns the queues of the internal API.
-const platformTenant = "00000000-0000-0000-0000-000000000000"
+// platformTenant owns the queues of the internal API. The default is no tenant that a
+// token could be of.
+const platformTenant = "00000000-0000-0000-0000-0000000000ff"
 
 // The ids of the document's examples.
 const (
