@@ -117,7 +117,9 @@ func (i *instance) traffic(queue, sub string) *traffic {
 		},
 		func() {
 			var pulled struct {
-				Messages []struct{ AckToken string }
+				Messages []struct {
+					AckToken string `json:"ackToken"`
+				} `json:"messages"`
 			}
 			_ = json.Unmarshal(tr.asking(ctx, http.MethodPost, base+"/subscriptions/"+sub+"/pull", `{"waitMs":100}`), &pulled)
 			tokens := []string{}
@@ -304,7 +306,7 @@ func TestAReplayIsKilledAndGoesOn(t *testing.T) {
 	execute(t, cfg, `UPDATE message_records SET retry_count = 5`)
 	path := buildProgram(t)
 	replay := func() *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), path, "replay", "--projection", "read") //nolint:gosec // built by the test
+		cmd := exec.CommandContext(t.Context(), path, "replay", "--projection", "read")
 		cmd.Env = append(cmd.Environ(), "DATABASE_URL="+cfg.DatabaseURL)
 		return cmd
 	}

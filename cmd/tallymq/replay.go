@@ -69,7 +69,7 @@ func runReplay(cmd *cobra.Command, pool *pgxpool.Pool, restart bool) error {
 	}
 	bar.end()
 	if err != nil {
-		return err //nolint:wrapcheck // says what it does
+		return err
 	}
 	printRebuild(cmd.OutOrStdout(), done)
 	return nil
