@@ -323,8 +323,7 @@ func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
 	b := setup(t)
 	now := time.Now().UTC()
 	const day = 24 * time.Hour
-	h := newHistory(t, 2)
-	h.at = events.MakePosition(now.Add(-10*day).UnixMilli(), 0)
+	h := newHistoryAt(t, 2, now.Add(-10*day))
 	consume := func(id string, group int) {
 		require.NoError(t, postgres.EnsurePartitions(t.Context(), b.pool, h.at.Time()))
 		m := events.MessagePublished{
@@ -335,7 +334,7 @@ func TestVerifyKnowsWhatRetentionDropped(t *testing.T) {
 		h.add(events.MessageConsumed{Delivery: h.delivery(m, group, 1)}, newID(t), 0)
 	}
 	consume(postgres.MessageIDBound(h.at.Time())+"-7000-8000-000000000001", 0)
-	h.at = events.MakePosition(now.Add(time.Second).UnixMilli(), 0) // after the queue was made
+	h.at = events.MakePosition(now.UnixMilli(), 0)
 	consume(newID(t), 1)
 	b.foldAll(t, h, 1000)
 	require.NoError(t, postgres.DropExpired(t.Context(), b.pool, now, 3*day, slog.New(slog.DiscardHandler)))

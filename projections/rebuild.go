@@ -483,7 +483,7 @@ func (r *rebuild) compareTable(ctx context.Context, live pgx.Tx, table string, h
 	if err != nil {
 		return t, err
 	}
-	t.Carried = where == nothing
+	t.Partial = !horizon.IsZero() && (where != "" || columns != "*")
 	var own error
 	done := make(chan struct{})
 	go func() {
@@ -540,15 +540,17 @@ func (r *rebuild) takeOver(horizon time.Time) []string {
 }
 
 // countsOver are statements that take over what counts messages that retention dropped,
-// once both sides are at the same positions.
+// of queues that are older than the horizon, once both sides are at the same positions.
 func (r *rebuild) countsOver(horizon time.Time) []string {
 	own, live := r.shadow.own, r.shadow.live
-	return []string{
-		fmt.Sprintf(`DELETE FROM %s.topic_counts`, own), fmt.Sprintf(`INSERT INTO %s.topic_counts SELECT * FROM %s.topic_counts`, own, live),
-		fmt.Sprintf(`DELETE FROM %s.group_counts`, own), fmt.Sprintf(`INSERT INTO %s.group_counts SELECT * FROM %s.group_counts`, own, live),
-		fmt.Sprintf(`UPDATE %s.message_subscriptions s SET last_consumed_at = l.last_consumed_at FROM %s.message_subscriptions l
-			WHERE l.id = s.id AND s.last_consumed_at IS NULL AND l.last_consumed_at < '%s'`, own, live, horizon.Add(24*time.Hour).UTC().Format(time.RFC3339)),
+	older := fmt.Sprintf(`topic_id IN (SELECT id FROM %s.message_topics WHERE created_at < '%s')`, own, horizon.UTC().Format(time.RFC3339))
+	var out []string
+	for _, table := range []string{"topic_counts", "group_counts"} {
+		out = append(out, fmt.Sprintf(`DELETE FROM %s.%s WHERE %s`, own, table, older),
+			fmt.Sprintf(`INSERT INTO %s.%s SELECT * FROM %s.%s WHERE %s`, own, table, live, table, older))
 	}
+	return append(out, fmt.Sprintf(`UPDATE %s.message_subscriptions s SET last_consumed_at = l.last_consumed_at FROM %s.message_subscriptions l
+		WHERE l.id = s.id AND s.last_consumed_at IS NULL AND l.last_consumed_at < '%s'`, own, live, horizon.Add(24*time.Hour).UTC().Format(time.RFC3339)))
 }
 
 // swapWhenFree swaps as soon as nobody is in the way, catching up until then.

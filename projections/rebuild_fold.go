@@ -18,8 +18,8 @@ const (
 	// RebuildBatchEventsMax and RebuildBatchBytesMax bound one transaction. A message
 	// that ends in the batch in which it began is one row written once, so batches are
 	// large.
-	RebuildBatchEventsMax = 20_000
-	RebuildBatchBytesMax  = 8 << 20
+	RebuildBatchEventsMax = 10_000
+	RebuildBatchBytesMax  = 4 << 20
 	// rebuildAhead is how many batches of a shard are decoded ahead of the one that is
 	// written.
 	rebuildAhead = 1

@@ -98,8 +98,9 @@ type RebuiltTable struct {
 	// SHA256 is of the new table's rows, LiveSHA256 of the live one's: see [TableHash].
 	SHA256     string `json:"sha256"`
 	LiveSHA256 string `json:"liveSha256"`
-	// Carried says that rows were taken over: retention has dropped what they count.
-	Carried bool `json:"carried,omitempty"`
+	// Partial says that retention has dropped history: the hashes are of what the rest
+	// tells, and what is older was taken over.
+	Partial bool `json:"partial,omitempty"`
 }
 
 // Differs reports whether the live table was not what its history says, or what an

@@ -443,7 +443,7 @@ func TestARebuildKeepsWhatRetentionLeft(t *testing.T) {
 	now := time.Now().UTC()
 	const day = 24 * time.Hour
 	horizon := now.Add(-3 * day).Truncate(day)
-	h := newHistory(t, 2)
+	h := newHistoryAt(t, 2, now.Add(-11*day))
 	at := func(when time.Time) {
 		h.at = events.MakePosition(when.UnixMilli(), 0)
 		require.NoError(t, postgres.EnsurePartitions(t.Context(), b.pool, when))
@@ -468,7 +468,7 @@ func TestARebuildKeepsWhatRetentionLeft(t *testing.T) {
 	at(horizon.Add(-time.Second))
 	edge, edgeLate := message(horizon.Add(time.Millisecond)), message(horizon.Add(2*time.Millisecond))
 	h.add(events.MessageDeadLettered{Delivery: h.delivery(edge, 1, 1), Reason: events.ReasonNack}, newID(t), 0)
-	at(now.Add(time.Second)) // after the queue was made
+	at(now.Add(-time.Minute))
 	settle(late, 1)
 	settle(edgeLate, 0)
 	recent := message(h.at.Time())
@@ -562,6 +562,6 @@ func TestBatchesOfARebuildAreBounded(t *testing.T) {
 		require.NoError(t, part.err)
 		sizes = append(sizes, part.events)
 	}
-	require.Equal(t, []int64{2 + 3, 2}, sizes)
+	require.Equal(t, []int64{2 + 2, 2, 1}, sizes)
 	require.Empty(t, b.rebuild(t, 1))
 }

@@ -343,3 +343,56 @@ func TestAReplayIsKilledAndGoesOn(t *testing.T) {
 	require.Equal(t, want, tableHashes(t, cfg))
 	requireVerified(t, cfg)
 }
+
+// Where another process rebuilds, replay shows how far it is and what came of it.
+func TestAReplayFollowsAnother(t *testing.T) {
+	cfg := testConfig(t)
+	t.Setenv("DATABASE_URL", cfg.DatabaseURL)
+	i := start(t, cfg, "")
+	i.queue("q", "")
+	i.post("/publish", `{"queue":"q","payload":1}`).is(http.StatusCreated)
+	require.NoError(t, i.stop())
+	replay := func(args ...string) (string, error) {
+		cmd := root()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs(append([]string{"replay"}, args...))
+		err := cmd.ExecuteContext(t.Context())
+		return out.String(), err
+	}
+	_, err := replay("--projection", "other")
+	require.EqualError(t, err, `--projection: is "other"; there is: read`)
+	began, goOn, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		var once sync.Once
+		_, err := projections.Rebuild(t.Context(), projections.RebuildOptions{
+			Shards:  cfg.Shards,
+			Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, cfg.DatabaseURL) },
+			Progress: func(projections.RebuildProgress) {
+				once.Do(func() {
+					close(began)
+					<-goOn
+				})
+			},
+		})
+		ended <- err
+	}()
+	<-began
+	_, err = replay("--restart")
+	require.ErrorIs(t, err, projections.ErrRebuildUnderWay)
+	shown := make(chan string, 1)
+	go func() {
+		out, err := replay()
+		if err != nil {
+			out = err.Error()
+		}
+		shown <- out
+	}()
+	close(goOn)
+	require.NoError(t, <-ended)
+	require.Regexp(t, `message_records +sha256 [0-9a-f]{64}  as it was\n`, <-shown)
+	out, err := replay("--restart")
+	require.NoError(t, err)
+	require.Contains(t, out, "the read tables are swapped, 0 differed.")
+}

@@ -117,7 +117,7 @@ func showRebuild(r projections.RebuildState) rebuild.Rebuild {
 		RequestedAt: web.Time(r.RequestedAt), StartedAt: web.TimePtr(r.StartedAt), UpdatedAt: web.Time(r.UpdatedAt), FinishedAt: web.TimePtr(r.FinishedAt),
 	}
 	for _, t := range r.Tables {
-		out.Tables = append(out.Tables, rebuild.Table{Table: t.Table, SHA256: t.SHA256, LiveSHA256: t.LiveSHA256, Differed: t.Differs()})
+		out.Tables = append(out.Tables, rebuild.Table{Table: t.Table, SHA256: t.SHA256, LiveSHA256: t.LiveSHA256, Differed: t.Differs(), Partial: t.Partial})
 	}
 	if r.StartedAt == nil || r.Total == nil || r.Events == 0 || !r.UpdatedAt.After(*r.StartedAt) {
 		return out

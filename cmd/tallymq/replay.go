@@ -144,12 +144,12 @@ func printRebuild(w io.Writer, r projections.RebuildState) {
 	differed := 0
 	for _, t := range r.Tables {
 		verdict := "as it was"
-		switch {
-		case t.Carried:
-			verdict = "carried over: retention has dropped what it counts"
-		case t.Differs():
+		if t.Differs() {
 			differed++
 			verdict = "DIFFERED: the live table had " + t.LiveSHA256
+		}
+		if t.Partial {
+			verdict += " (of what retention left of the history; older rows were taken over)"
 		}
 		_, _ = fmt.Fprintf(w, "%-22s sha256 %s  %s\n", t.Table, t.SHA256, verdict)
 	}

@@ -62,6 +62,8 @@ type Table struct {
 	SHA256     string `json:"sha256"`
 	LiveSHA256 string `json:"liveSha256"`
 	Differed   bool   `json:"differed"`
+	// Partial says that the hashes are of what retention left of the history.
+	Partial bool `json:"partial"`
 }
 
 // Deps is what the handlers need.
