@@ -22,7 +22,7 @@ func TestAReplaysMemoryIsBounded(t *testing.T) {
 	}
 	i.post("/publish", `{"queue":"orders","payload":1}`)
 	require.NoError(t, i.stop())
-	cmd := exec.CommandContext(t.Context(), buildProgram(t), "replay")
+	cmd := exec.CommandContext(t.Context(), buildProgram(t), "replay") //nolint:gosec // built by the test
 	cmd.Env = append(cmd.Environ(), "DATABASE_URL="+cfg.DatabaseURL)
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
