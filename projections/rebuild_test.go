@@ -565,3 +565,72 @@ func TestBatchesOfARebuildAreBounded(t *testing.T) {
 	require.Equal(t, []int64{2 + 2, 2, 1}, sizes)
 	require.Empty(t, b.rebuild(t, 1))
 }
+
+func TestASchemaThatMayNotBeMade(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	conn := b.conn(t)
+	s, err := newShadow(t.Context(), conn)
+	require.NoError(t, err)
+	role := "limited_" + s.ownName
+	b.exec(t, `CREATE ROLE `+role)
+	t.Cleanup(func() { _, _ = b.pool.Exec(context.Background(), `DROP ROLE `+role) })
+	_, err = conn.Exec(t.Context(), `SET ROLE `+role)
+	require.NoError(t, err)
+	require.ErrorContains(t, s.ensureSchema(t.Context(), conn), `have an administrator run in this database: CREATE SCHEMA `+s.own+` AUTHORIZATION "tallymq"`)
+	_, err = conn.Exec(t.Context(), `RESET ROLE`)
+	require.NoError(t, err)
+	require.NoError(t, s.ensureSchema(t.Context(), conn))
+	require.NoError(t, s.ensureSchema(t.Context(), conn))
+}
+
+// What only inserts, and gives all its columns, is copied instead.
+func TestWhatIsCopied(t *testing.T) {
+	t.Parallel()
+	for _, sql := range []string{insertTopics, insertSubscriptions, insertMessages, insertConsumptions, insertDeadLetters, insertSchedules} {
+		copying := copyStatement(sql)
+		require.Regexp(t, `^COPY [a-z_]+ \([a-z_,\s]+\) FROM STDIN \(FORMAT binary\)$`, copying)
+		columns := strings.Count(copying, ",") + 1
+		require.Contains(t, sql, fmt.Sprintf("$%d::", columns))
+		require.NotContains(t, sql, fmt.Sprintf("$%d::", columns+1))
+	}
+	for _, sql := range []string{countTopics, beginGroups, countGroups, updateMessages, updateTopics, deleteRevived, purgeMessages, updateLastConsumed} {
+		require.Empty(t, copyStatement(sql))
+	}
+}
+
+func TestOnlyReadTablesAreHashed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := TableHash(t.Context(), b.conn(t), "tenant_keys")
+	require.EqualError(t, err, `hash: "tenant_keys" is no read table`)
+	require.Equal(t, readTables, ReadTables())
+}
+
+// Rows of every table come by COPY as they do by statement, where there are many.
+func TestRowsOfEveryTableAreCopied(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const many = 2 * copyRowsMin
+	h := newHistory(t, many)
+	for n := range many {
+		h.add(events.TopicCreated{TopicConfig: h.topic(fmt.Sprint("queue-", n))}, newID(t), 1)
+		schedule := events.ScheduleConfig{
+			ScheduleID: newID(t), TopicID: h.topicID, Name: fmt.Sprint("schedule-", n), Cron: "@daily", TimeZone: "UTC", Payload: []byte(`{"a":1}`), Status: "active",
+		}
+		if n%2 == 0 {
+			schedule.Key, schedule.TTLMs, schedule.Headers = "k", new(int64(5)), map[string]string{"h": "v"}
+		}
+		h.add(events.ScheduleCreated{ScheduleConfig: schedule}, schedule.ScheduleID, 1)
+		m := h.publish()
+		h.add(events.MessageFailed{Delivery: h.delivery(m, n, 1), Reason: events.ReasonNack, Error: "e", StatusCode: 500, RetryDelayMs: 10}, newID(t), 0)
+		h.add(events.MessageDeadLettered{Delivery: h.delivery(m, n, 2), Reason: events.ReasonNack, StatusCode: n}, newID(t), 0)
+	}
+	b.foldAll(t, h, 10)
+	want := b.dump(t)
+	for _, table := range []string{"message_topics", "message_subscriptions", "message_schedules", "dead_letters", "message_records", "consumption_records"} {
+		require.GreaterOrEqual(t, len(want[table]), many, table)
+	}
+	require.Empty(t, b.rebuild(t, 1))
+	require.Equal(t, want, b.dump(t))
+}

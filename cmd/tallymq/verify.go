@@ -25,7 +25,9 @@ func verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Fold the event history of DATABASE_URL again and compare every row of the read tables",
 		Long: `Folds the whole event history into temporary tables and compares them with the read
-tables, row by row, on one snapshot: the service may go on meanwhile. With REDIS_URL it
+tables, row by row, on one snapshot: the service may go on meanwhile. What was changed,
+deleted, doubled or added is named, and so is what is wrong with the history itself
+(doubled or moved events) and with checkpoints that do not stand at its end. With REDIS_URL it
 also counts every consumer group's messages in both stores at the same position of the
 log. Exits with 1 where they differ.`,
 		Args: cobra.NoArgs,
