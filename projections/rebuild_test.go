@@ -634,3 +634,31 @@ func TestRowsOfEveryTableAreCopied(t *testing.T) {
 	require.Empty(t, b.rebuild(t, 1))
 	require.Equal(t, want, b.dump(t))
 }
+
+// Projectors wait for few events only.
+func TestTheTailOfARebuildIsBounded(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	h := newHistory(t, 1)
+	for len(h.records) <= RebuildTailMax {
+		h.publish()
+	}
+	b.foldAll(t, h, 1000)
+	conn := b.conn(t)
+	r := &rebuild{o: b.rebuildOptions(1), conn: conn, tail: newWriter(conn.PgConn())}
+	r.o.Version = Version
+	var err error
+	r.state, _, err = RequestRebuild(t.Context(), conn, ReasonRequest, Version)
+	require.NoError(t, err)
+	require.NoError(t, r.prepare(t.Context()))
+	tail := func() error {
+		return pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) error { return r.foldTail(t.Context(), tx) })
+	}
+	require.ErrorIs(t, tail(), errNotNow)
+	r.positions[0] = h.records[0].Position // as if the first one were folded
+	_, err = conn.Exec(t.Context(), `UPDATE projection_rebuild_positions SET position = $1`, int64(r.positions[0]))
+	require.NoError(t, err)
+	_, err = conn.Exec(t.Context(), `INSERT INTO `+r.shadow.own+`.message_topics SELECT * FROM message_topics`)
+	require.NoError(t, err)
+	require.NoError(t, tail())
+}
