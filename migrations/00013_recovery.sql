@@ -6,16 +6,25 @@
 -- sees how far it came.
 ALTER TABLE projection_checkpoints ADD COLUMN log_run TEXT NOT NULL DEFAULT '';
 
+-- A program that does not say which run it folds from does not fold any more.
+DROP FUNCTION advance_checkpoint(TEXT, SMALLINT, BIGINT, BIGINT, INT);
 DROP FUNCTION advance_checkpoint(TEXT, SMALLINT, BIGINT, BIGINT);
 -- +goose StatementBegin
-CREATE FUNCTION advance_checkpoint(p_projection TEXT, p_shard SMALLINT, p_from BIGINT, p_to BIGINT, p_run TEXT) RETURNS VOID
+CREATE FUNCTION advance_checkpoint(p_projection TEXT, p_shard SMALLINT, p_from BIGINT, p_to BIGINT, p_version INT, p_run TEXT) RETURNS VOID
 LANGUAGE plpgsql AS $$
+DECLARE
+    stored INT;
 BEGIN
     UPDATE projection_checkpoints SET position = p_to, updated_at = now()
      WHERE projection = p_projection AND shard = p_shard AND position = p_from AND log_run = p_run;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint of %/% is not at %, or the log is another Redis process''s', p_projection, p_shard, p_from
               USING ERRCODE = 'serialization_failure';
+    END IF;
+    SELECT version INTO stored FROM projection_versions WHERE projection = p_projection;
+    IF stored > p_version THEN
+        RAISE EXCEPTION 'projection % is of version % in this database, this program folds version %', p_projection, stored, p_version
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 -- +goose StatementEnd
@@ -51,7 +60,7 @@ WHERE t.status <> 'archived' AND m.partition_id IS NOT NULL AND m.offset_value I
 -- +goose Down
 DROP TABLE topic_offsets;
 DROP TABLE log_epochs, log_seen;
-DROP FUNCTION advance_checkpoint(TEXT, SMALLINT, BIGINT, BIGINT, TEXT);
+DROP FUNCTION advance_checkpoint(TEXT, SMALLINT, BIGINT, BIGINT, INT, TEXT);
 -- +goose StatementBegin
 CREATE FUNCTION advance_checkpoint(p_projection TEXT, p_shard SMALLINT, p_from BIGINT, p_to BIGINT) RETURNS VOID
 LANGUAGE plpgsql AS $$
@@ -61,6 +70,20 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'checkpoint of %/% is not at %', p_projection, p_shard, p_from
               USING ERRCODE = 'serialization_failure';
+    END IF;
+END $$;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE FUNCTION advance_checkpoint(p_projection TEXT, p_shard SMALLINT, p_from BIGINT, p_to BIGINT, p_version INT) RETURNS VOID
+LANGUAGE plpgsql AS $$
+DECLARE
+    stored INT;
+BEGIN
+    PERFORM advance_checkpoint(p_projection, p_shard, p_from, p_to);
+    SELECT version INTO stored FROM projection_versions WHERE projection = p_projection;
+    IF stored > p_version THEN
+        RAISE EXCEPTION 'projection % is of version % in this database, this program folds version %', p_projection, stored, p_version
+              USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
 END $$;
 -- +goose StatementEnd

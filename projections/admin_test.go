@@ -34,6 +34,7 @@ func (b *testBundle) foldSame(t *testing.T, h *history, size int) {
 		report := b.verify(t, other)
 		require.True(t, report.OK(), "batches of %d and %d: %v", size, other, report.Tables)
 	}
+	require.Empty(t, b.rebuild(t, 1))
 }
 
 func (b *testBundle) strings(t testing.TB, sql string, args ...any) []string {

@@ -299,7 +299,7 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 				for batch := range chunks(s.records(t, at, state.Last), 1+int(seed)*50+round) { //nolint:gosec // small
 					changes, err := fold(batch)
 					require.NoError(t, err)
-					require.NoError(t, w.commit(t.Context(), "", 0, at, batch, &changes))
+					require.NoError(t, w.commit(t.Context(), 0, at, batch, &changes))
 					at = batch[len(batch)-1].Position
 					c.folded(batch)
 				}
@@ -319,6 +319,7 @@ func TestTheLedgerIsWhatRedisSays(t *testing.T) {
 			}
 			require.Positive(t, c.erased)
 			require.Positive(t, c.retained)
+			require.Empty(t, b.rebuild(t, 1))
 			require.Eventually(t, c.drained, 20*time.Second, 10*time.Millisecond)
 		})
 	}

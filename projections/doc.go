@@ -9,6 +9,10 @@
 // show. Folds are pure: time comes from an event's position, ids from what the
 // event says, and the size of batches makes no difference to the rows.
 //
+// [Rebuild] folds the whole history into new tables beside the read tables and swaps
+// them, while projectors and readers go on. Whoever changes a fold raises [Version]:
+// tables of an earlier version are rebuilt, and code of an earlier version folds no more.
+//
 // An event that cannot be folded stops its shard, loudly, until it can be: nothing
 // is skipped.
 //

@@ -36,7 +36,7 @@ func TestFoldAllMakesTheSameRows(t *testing.T) {
 		require.NoError(t, err)
 		c, err := fold(h.records)
 		require.NoError(t, err)
-		require.NoError(t, newWriter(conn.PgConn()).commit(t.Context(), "", shard, 0, h.records, &c))
+		require.NoError(t, newWriter(conn.PgConn()).commit(t.Context(), shard, 0, h.records, &c))
 		total += len(h.records)
 	}
 	want := b.dump(t)

@@ -62,3 +62,16 @@ func scanRecord(row pgx.CollectableRow, shard int) (events.Record, error) {
 	}
 	return r, nil
 }
+
+// Folded reports whether anything of the log was ever folded into this database.
+func Folded(ctx context.Context, q Querier) (bool, error) {
+	rows, err := q.Query(ctx, `SELECT EXISTS (SELECT FROM projection_checkpoints WHERE position > 0)`)
+	if err != nil {
+		return false, fmt.Errorf("look for checkpoints: %w", err)
+	}
+	folded, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[bool])
+	if err != nil {
+		return false, fmt.Errorf("look for checkpoints: %w", err)
+	}
+	return folded, nil
+}

@@ -178,5 +178,5 @@ func (c *columns) statement(sql string, more ...[]byte) statement {
 	for _, a := range c.all {
 		params = append(params, a.param())
 	}
-	return statement{sql: sql, params: append(params, more...)}
+	return statement{sql: sql, params: append(params, more...), rows: c.rows}
 }

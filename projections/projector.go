@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,11 @@ import (
 
 // Name is the projection's name in projection_checkpoints.
 const Name = "read"
+
+// Version is the version of the code that folds. Whoever changes what the same events
+// are folded to raises it: where a database's tables are of an earlier version, they are
+// rebuilt, and code of an earlier version folds into them no more.
+const Version = 1
 
 // Limits of a projector.
 const (
@@ -61,6 +67,8 @@ type Config struct {
 	// Active is told when this projector becomes the active one and when it no longer
 	// is, nil for nobody.
 	Active func(isActive bool)
+	// Version is that of the folding code, [Version] where it is 0.
+	Version int
 	// Folded is told of every batch that was committed, nil for nobody. It must not
 	// block, and not keep the records.
 	Folded func(records []events.Record)
@@ -106,6 +114,14 @@ func (p *Projector) runOnce(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
+	version := cmp.Or(p.cfg.Version, Version)
+	stored, err := storedVersion(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if stored > version {
+		return fmt.Errorf("the read tables are of version %d of the projection; this program folds version %d", stored, version)
+	}
 	if err := lock(ctx, conn, p.cfg.Shard); err != nil {
 		return err
 	}
@@ -123,7 +139,9 @@ func (p *Projector) runOnce(ctx context.Context) error {
 	}
 	p.cfg.Committed(at)
 	p.cfg.Logger.Debug("projector is active", "shard", p.cfg.Shard, "position", int64(at))
-	return p.follow(ctx, newWriter(conn.PgConn()), run, at)
+	w := newWriter(conn.PgConn())
+	w.version, w.logRun = version, run
+	return p.follow(ctx, w, at)
 }
 
 // lock returns once this connection holds the shard's lock, for as long as it
@@ -179,7 +197,7 @@ type decoded struct {
 
 // follow folds what comes after a position. Decoding runs ahead while a
 // transaction is under way; whatever has come meanwhile is the next batch.
-func (p *Projector) follow(ctx context.Context, w *writer, run string, at events.Position) error {
+func (p *Projector) follow(ctx context.Context, w *writer, at events.Position) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	source, topic := p.cfg.Source(at)
@@ -203,7 +221,7 @@ func (p *Projector) follow(ctx context.Context, w *writer, run string, at events
 			}
 		}
 		if len(records) > 0 {
-			if err := p.commit(ctx, w, run, at, records); err != nil {
+			if err := p.commit(ctx, w, at, records); err != nil {
 				return err
 			}
 			at = last
@@ -215,14 +233,14 @@ func (p *Projector) follow(ctx context.Context, w *writer, run string, at events
 	}
 }
 
-func (p *Projector) commit(ctx context.Context, w *writer, run string, at events.Position, records []events.Record) error {
+func (p *Projector) commit(ctx context.Context, w *writer, at events.Position, records []events.Record) error {
 	c, err := fold(records)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
-	if err := w.commit(ctx, run, p.cfg.Shard, at, records, &c); err != nil {
+	if err := w.commit(ctx, p.cfg.Shard, at, records, &c); err != nil {
 		if refused, ok := errors.AsType[*pgconn.PgError](err); ok && refused.Code == serializationFailure && p.cfg.Stale != nil {
 			p.cfg.Stale()
 		}

@@ -89,7 +89,7 @@ func BenchmarkSeals(b *testing.B) {
 					c, err := fold(s.h.records)
 					require.NoError(b, err)
 					if (i+n)%2 == 0 {
-						require.NoError(b, s.w.commit(b.Context(), "", 0, s.at, s.h.records, &c))
+						require.NoError(b, s.w.commit(b.Context(), 0, s.at, s.h.records, &c))
 					} else {
 						commitUnsealed(b, s.w, s.at, s.h.records, &c)
 					}

@@ -123,7 +123,11 @@ type history struct {
 
 // newHistory begins with a topic and subscriptions of different groups.
 func newHistory(t testing.TB, groups int) *history {
-	h := &history{t: t, at: events.MakePosition(time.Now().UnixMilli(), 0), topicID: newID(t)}
+	return newHistoryAt(t, groups, time.Now())
+}
+
+func newHistoryAt(t testing.TB, groups int, at time.Time) *history {
+	h := &history{t: t, at: events.MakePosition(at.UnixMilli(), 0), topicID: newID(t)}
 	h.add(events.TopicCreated{TopicConfig: events.TopicConfig{
 		TopicID: h.topicID, Name: "orders", TopicType: "redis_stream", PartitionCount: 1, ReplicationFactor: 1, RetentionMs: 60_000,
 		MessageFormat: "json", CompressionType: "none", AllowedProducers: []string{"a"}, AllowedConsumers: []string{}, Status: "active",

@@ -96,7 +96,7 @@ func TestAWriterGoesOnFromWhatStandsInTheStore(t *testing.T) {
 		}
 		c, err := fold(all[i : i+1])
 		require.NoError(t, err)
-		require.NoError(t, w.commit(t.Context(), "", 0, at, all[i:i+1], &c), "batch %d", i)
+		require.NoError(t, w.commit(t.Context(), 0, at, all[i:i+1], &c), "batch %d", i)
 		at = r.Position
 	}
 	report := b.verifySeals(t)
@@ -124,7 +124,7 @@ func TestAFailedBatchLeavesTheLogsAsTheyWere(t *testing.T) {
 	commit := func(w *writer, from events.Position, records []events.Record) error {
 		c, err := fold(records)
 		require.NoError(t, err)
-		return w.commit(t.Context(), "", 0, from, records, &c)
+		return w.commit(t.Context(), 0, from, records, &c)
 	}
 	require.NoError(t, commit(first, at, h.records[:4]))
 	require.NoError(t, commit(second, h.records[3].Position, h.records[4:8]))
@@ -158,7 +158,7 @@ func TestAWriterKeepsOnlySoManyTrees(t *testing.T) {
 		}
 		c, err := fold(h.records)
 		require.NoError(t, err)
-		require.NoError(t, w.commit(t.Context(), "", 0, at, h.records, &c))
+		require.NoError(t, w.commit(t.Context(), 0, at, h.records, &c))
 		at = h.at
 		require.LessOrEqual(t, len(w.seals.trees), treesMax)
 	}

@@ -25,6 +25,8 @@ const (
 type statement struct {
 	sql    string
 	params [][]byte
+	// rows is how many rows the arrays among the parameters have.
+	rows int
 }
 
 // writer runs statements on a connection, prepared when first used.
@@ -32,10 +34,14 @@ type writer struct {
 	conn     *pgconn.PgConn
 	prepared map[string]string
 	seals    sealer
+	// version is that of the code that folds, and run what the log is read from, see
+	// [Admit].
+	version int
+	logRun  string
 }
 
 func newWriter(conn *pgconn.PgConn) *writer {
-	return &writer{conn: conn, prepared: map[string]string{}}
+	return &writer{conn: conn, prepared: map[string]string{}, version: Version}
 }
 
 var binaryFormat = []int16{1} //nolint:gochecknoglobals // constant
@@ -74,13 +80,14 @@ func (w *writer) run(ctx context.Context, statements []statement) error {
 }
 
 // commit writes a batch in one transaction and one round trip: the checkpoint's
-// move first, which fails where it does not stand at from, then history, read tables
-// and what seals the history.
-func (w *writer) commit(ctx context.Context, run string, shard int, from events.Position, records []events.Record, c *changes) error {
+// move first, which fails where it does not stand at from, the tables were folded by a
+// later version or the log is another run's, then history, read tables and what seals
+// the history.
+func (w *writer) commit(ctx context.Context, shard int, from events.Position, records []events.Record, c *changes) error {
 	statements := make([]statement, 0, 6)
-	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint, $5::text)`, params: [][]byte{
+	statements = append(statements, statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint, $5::int, $6::text)`, params: [][]byte{
 		[]byte(Name), binary.BigEndian.AppendUint16(nil, uint16(shard)), //nolint:gosec // a shard
-		bigint(int64(from)), bigint(int64(records[len(records)-1].Position)), []byte(run),
+		bigint(int64(from)), bigint(int64(records[len(records)-1].Position)), integer(w.version), []byte(w.logRun),
 	}})
 	history, err := historyStatement(shard, records)
 	if err != nil {
@@ -111,6 +118,8 @@ func (w *writer) commit(ctx context.Context, run string, shard int, from events.
 }
 
 func bigint(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) } //nolint:gosec // two's complement
+
+func integer(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) } //nolint:gosec // two's complement
 
 // historyMeta is the JSON of event_history.metadata.
 type historyMeta struct {

@@ -80,7 +80,7 @@ func guarded(t *testing.T) (*instance, *authService) {
 	t.Helper()
 	auth := newAuthService(t)
 	cfg := testConfig(t)
-	cfg.AuthURL, cfg.AuthIssuer = auth.url, accessIssuer
+	cfg.AuthURL, cfg.AuthIssuer, cfg.PlatformTenant = auth.url, accessIssuer, platformTenant
 	return start(t, cfg, accessToken), auth
 }
 
@@ -100,6 +100,8 @@ type guardedRoute struct {
 	owned bool
 	// uses says that allowedProducers or allowedConsumers decide.
 	uses string
+	// platform says that of tenants' tokens only the platform's own are good.
+	platform bool
 }
 
 var (
@@ -168,8 +170,10 @@ var guardedRoutes = map[string]guardedRoute{
 	"GET /jobs":                           {scopes: readScopes},
 	"GET /jobs/:id":                       {scopes: readScopes, owned: true},
 
-	"GET /queues/:name/history":      {scopes: readScopes, owned: true},
-	"GET /subscriptions/:id/history": {scopes: readScopes, owned: true},
+	"GET /queues/:name/history":       {scopes: readScopes, owned: true},
+	"GET /subscriptions/:id/history":  {scopes: readScopes, owned: true},
+	"GET /admin/projections":          {scopes: adminScopes, platform: true},
+	"POST /admin/projections/rebuild": {scopes: adminScopes, body: `{}`, platform: true},
 }
 
 // openRoutes need no token.
@@ -279,6 +283,12 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 		// the right tenant's token with another tenant's name beside it
 		a = i.try(c, append([]string{headerTenant, tenantB}, owner...))
 		require.Equal(t, http.StatusForbidden, a.status, "%s: %s", name, a.body)
+		if route.platform {
+			a := i.try(c, owner)
+			require.Equal(t, http.StatusForbidden, a.status, "%s: %s", name, a.body)
+			a = i.try(c, []string{headerToken, accessToken})
+			require.Less(t, a.status, http.StatusBadRequest, "%s: %s", name, a.body)
+		}
 		// another tenant: the same answer as for what is not there
 		if route.owned {
 			got, want := i.try(c, stranger), i.try(about(name, route, missing), stranger)
@@ -299,7 +309,11 @@ func TestEveryRouteIsGuarded(t *testing.T) {
 	for name, route := range guardedRoutes {
 		for _, scope := range route.scopes {
 			fresh := i.everything("fresh-"+newID(), owner)
-			a := i.try(about(name, route, fresh), auth.bearer(tenantA, "owner", scope))
+			tenant := tenantA
+			if route.platform {
+				tenant = platformTenant
+			}
+			a := i.try(about(name, route, fresh), auth.bearer(tenant, "owner", scope))
 			require.Less(t, a.status, http.StatusBadRequest, "%s with %s: %s", name, scope, a.body)
 			i.call(http.MethodPost, apiPrefix+"/jobs/"+fresh.job+"/cancel", nil, owner...) // a tenant may have so many
 		}

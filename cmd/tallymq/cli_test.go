@@ -206,7 +206,8 @@ func TestVerifyAndMigrateByCommand(t *testing.T) {
 	require.NoError(t, err)
 	out, err = run("verify")
 	require.Equal(t, exitError{status: 1}, err)
-	require.Contains(t, out, "DIFFERENT: 1 missing, 1 unexpected")
+	require.Contains(t, out, "DIFFERENT: 1 changed, 0 deleted, 0 added or doubled")
+	require.Regexp(t, `changed message_id .*: status "published" -> "consumed"`, out)
 }
 
 func TestHealthByCommand(t *testing.T) {

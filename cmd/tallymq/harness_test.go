@@ -46,23 +46,22 @@ func start(t testing.TB, cfg config.Config, token string) *instance {
 
 func startLogging(t testing.TB, cfg config.Config, token string, logger *slog.Logger) *instance {
 	t.Helper()
-	return startWith(t, cfg, options{token: token}, logger)
+	return startWith(t, cfg, logger, options{token: token})
 }
 
 // startRoles runs an instance of some parts.
 func startRoles(t testing.TB, cfg config.Config, parts roles) *instance {
 	t.Helper()
-	return startWith(t, cfg, options{roles: parts}, slog.New(slog.DiscardHandler))
+	return startWith(t, cfg, slog.New(slog.DiscardHandler), options{roles: parts})
 }
 
-func startWith(t testing.TB, cfg config.Config, o options, logger *slog.Logger) *instance {
+// startWith runs an instance with options of its own.
+func startWith(t testing.TB, cfg config.Config, logger *slog.Logger, o options) *instance {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ready, ended := make(chan string, 1), make(chan error, 1)
-	go func() {
-		o.host, o.onReady = "127.0.0.1", func(addr string) { ready <- addr }
-		ended <- runService(ctx, cfg, logger, o)
-	}()
+	o.host, o.onReady = "127.0.0.1", func(addr string) { ready <- addr }
+	go func() { ended <- runService(ctx, cfg, logger, o) }()
 	i := &instance{t: t, cfg: cfg}
 	stopped := false
 	var result error

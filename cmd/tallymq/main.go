@@ -1,5 +1,5 @@
 // Command tallymq is the TallyMQ service and its tools: serve and dev run it,
-// publish and consume use it, verify, migrate and bench look after it. It is the
+// publish and consume use it, verify, replay, migrate and bench look after it. It is the
 // one place that sees every package and ties them together.
 package main
 
@@ -46,7 +46,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.CompletionOptions.HiddenDefaultCmd = true
-	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), repairCommand(), proveCommand(), destroyKeysCommand(), healthCommand(),
+	cmd.AddCommand(serveCommand(), devCommand(), migrateCommand(), verifyCommand(), repairCommand(), replayCommand(), proveCommand(), destroyKeysCommand(), healthCommand(),
 		publishCommand(), consumeCommand(), tailCommand(), benchCommand(), receiveCommand(), backupCommand(), restoreCommand())
 	return cmd
 }

@@ -162,7 +162,7 @@ func TestTheDocumentsLimitsAreTheService(t *testing.T) {
 	t.Parallel()
 	s := &stage{truth: newTruth(t), auth: newAuthService(t)}
 	cfg := testConfig(t)
-	cfg.AuthURL, cfg.AuthIssuer = s.auth.url, accessIssuer
+	cfg.AuthURL, cfg.AuthIssuer, cfg.PlatformTenant = s.auth.url, accessIssuer, platformTenant
 	s.main = start(t, cfg, accessToken)
 	tried := 0
 	for _, op := range operationsOf(s.truth.doc) {

@@ -15,8 +15,9 @@ import (
 // queueFullAt is how many messages a queue holds in these tests.
 const queueFullAt = 40
 
-// platformTenant owns the queues of the internal API.
-const platformTenant = "00000000-0000-0000-0000-000000000000"
+// platformTenant owns the queues of the internal API. The default is no tenant that a
+// token could be of.
+const platformTenant = "00000000-0000-0000-0000-0000000000ff"
 
 // The ids of the document's examples.
 const (
@@ -51,6 +52,9 @@ type scene struct {
 func (s *stage) newScene(t testing.TB, op documentedOp) *scene {
 	t.Helper()
 	c := &scene{stage: s, t: t, tenant: newID()}
+	if strings.HasPrefix(op.path, apiPrefix+"/admin/projections") {
+		c.tenant = platformTenant
+	}
 	if op.takes("tenant") && op.OperationID != "createQueue" {
 		c.post("/queues", `{"name":"orders","partitionCount":4}`).is(http.StatusCreated)
 		if op.OperationID != "createSubscription" {

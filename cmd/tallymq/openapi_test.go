@@ -134,7 +134,7 @@ func newStage(t *testing.T) *stage {
 	t.Helper()
 	s := &stage{truth: newTruth(t), auth: newAuthService(t)}
 	configure := func(cfg config.Config, change func(*config.Config)) config.Config {
-		cfg.AuthURL, cfg.AuthIssuer = s.auth.url, accessIssuer
+		cfg.AuthURL, cfg.AuthIssuer, cfg.PlatformTenant = s.auth.url, accessIssuer, platformTenant
 		change(&cfg)
 		return cfg
 	}

@@ -15,11 +15,13 @@ import (
 	"github.com/tallymq/tallymq/handlers/internalapi"
 	"github.com/tallymq/tallymq/handlers/monitor"
 	"github.com/tallymq/tallymq/handlers/query"
+	"github.com/tallymq/tallymq/handlers/rebuild"
 	"github.com/tallymq/tallymq/handlers/web"
 	"github.com/tallymq/tallymq/infra/cron"
 	"github.com/tallymq/tallymq/infra/limits"
 	"github.com/tallymq/tallymq/infra/postgres"
 	"github.com/tallymq/tallymq/infra/telemetry"
+	"github.com/tallymq/tallymq/projections"
 	"github.com/tallymq/tallymq/queries"
 )
 
@@ -82,6 +84,7 @@ func (s *service) routes(e *echo.Echo, g *echo.Group) {
 		reads.Register(g)
 	}
 	watch.Register(g)
+	rebuild.New(rebuild.Deps{PlatformTenant: s.cfg.PlatformTenant, Name: projections.Name, Projections: s.standing, Rebuild: s.askRebuild}).Register(g)
 	if s.roles.has(roleQuery) {
 		feed.New(feed.Deps{
 			DB: s.reader, Cursors: web.Cursors{Key: s.keys.cursors}, Shards: s.cfg.Shards, Changed: s.log.Moved, OpenEvent: s.openEvent, Logger: s.logger, Stopping: s.draining,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -97,6 +98,9 @@ type service struct {
 	pusher   *delivery.Pusher
 	jobs     *jobs.Jobs
 
+	// projectionVersion is that of the code that folds.
+	projectionVersion int
+
 	log        *redis.Log
 	watch      *logWatch
 	dispatcher *commands.Dispatcher
@@ -124,6 +128,8 @@ type options struct {
 	token string
 	// roles are the parts to run, all where there are none.
 	roles roles
+	// projectionVersion is that of the code that folds, its own where it is 0.
+	projectionVersion int
 	// noop adds a route that does nothing, for bench to compare with.
 	noop bool
 	// onReady is called once, with the address.
@@ -132,7 +138,7 @@ type options struct {
 
 // runService runs an instance until ctx ends, then lets what is under way finish.
 func runService(ctx context.Context, cfg config.Config, logger *slog.Logger, o options) error {
-	s := &service{cfg: cfg, logger: logger, instance: newID(), startedAt: time.Now(), roles: o.roles}
+	s := &service{cfg: cfg, logger: logger, instance: newID(), startedAt: time.Now(), roles: o.roles, projectionVersion: cmp.Or(o.projectionVersion, projections.Version)}
 	if len(s.roles) == 0 {
 		s.roles = allRoles()
 	}
@@ -314,6 +320,7 @@ func (s *service) runParts(work context.Context) {
 		s.background.Go(func() { s.keepPartitions(work) })
 		keeper := retention.New(retention.Config{Pool: s.pool, Commands: s.dispatcher, Now: time.Now, Logger: s.logger})
 		s.background.Go(func() { keeper.Run(work) })
+		s.background.Go(func() { s.keepProjections(work) })
 		for shard := range s.cfg.Shards {
 			s.background.Go(func() { s.project(work, shard) })
 		}
@@ -323,7 +330,7 @@ func (s *service) runParts(work context.Context) {
 // project folds a shard until ctx ends.
 func (s *service) project(ctx context.Context, shard int) {
 	projections.New(projections.Config{
-		Shard: shard, Run: s.watch.token,
+		Shard: shard, Version: s.projectionVersion, Run: s.watch.token,
 		Stale:   s.watch.suspect,
 		Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, s.cfg.DatabaseURL) },
 		Source: func(after events.Position) (message.Subscriber, string) {

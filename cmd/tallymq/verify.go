@@ -25,7 +25,9 @@ func verifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Fold the event history of DATABASE_URL again and compare every row of the read tables",
 		Long: `Folds the whole event history into temporary tables and compares them with the read
-tables, row by row, on one snapshot: the service may go on meanwhile. With REDIS_URL it
+tables, row by row, on one snapshot: the service may go on meanwhile. What was changed,
+deleted, doubled or added is named, and so is what is wrong with the history itself
+(doubled or moved events) and with checkpoints that do not stand at its end. With REDIS_URL it
 also counts every consumer group's messages in both stores at the same position of the
 log. History itself is held against its seals (see prove): an event that was changed,
 taken away or put there is named. Exits with 1 where anything differs.`,
@@ -136,10 +138,17 @@ func verifyOptions(cmd *cobra.Command, pool *pgxpool.Pool) (projections.VerifyOp
 }
 
 func printReport(w io.Writer, r projections.Report) {
+	for _, fault := range r.Faults {
+		_, _ = fmt.Fprintf(w, "FAULT: %s\n", fault)
+	}
+	if len(r.Tables) == 0 {
+		_, _ = fmt.Fprintln(w, "The history itself is not whole: the read tables were not compared with its fold.")
+		return
+	}
 	for _, t := range r.Tables {
 		verdict := "equal"
 		if t.Missing+t.Unexpected > 0 {
-			verdict = fmt.Sprintf("DIFFERENT: %d missing, %d unexpected", t.Missing, t.Unexpected)
+			verdict = fmt.Sprintf("DIFFERENT: %d changed, %d deleted, %d added or doubled", t.Changed, t.Missing-t.Changed, t.Unexpected-t.Changed)
 		}
 		_, _ = fmt.Fprintf(w, "%-22s %9d rows  %s\n", t.Table, t.Rows, verdict)
 		for _, example := range t.Examples {
@@ -147,7 +156,7 @@ func printReport(w io.Writer, r projections.Report) {
 		}
 	}
 	verdict := "The read tables equal the fold of the history."
-	if !r.OK() {
+	if r.Differs() {
 		verdict = "The read tables do NOT equal the fold of the history."
 	}
 	_, _ = fmt.Fprintf(w, "%d events folded. %s\n", r.Events, verdict)
