@@ -20,6 +20,7 @@ var tableKeys = map[string][]string{
 	"message_records":       {"message_id"},
 	"consumption_records":   {"message_id", "id"},
 	"topic_counts":          {"topic_id"},
+	"topic_offsets":         {"topic_id", "partition_id"},
 	"group_counts":          {"topic_id", "consumer_group"},
 	"dead_letters":          {"topic_id", "consumer_group", "message_id", "attempt", "attempts_before"},
 	"message_schedules":     {"id"},

@@ -545,7 +545,7 @@ func (r *rebuild) countsOver(horizon time.Time) []string {
 	own, live := r.shadow.own, r.shadow.live
 	older := fmt.Sprintf(`topic_id IN (SELECT id FROM %s.message_topics WHERE created_at < '%s')`, own, horizon.UTC().Format(time.RFC3339))
 	var out []string
-	for _, table := range []string{"topic_counts", "group_counts"} {
+	for _, table := range []string{"topic_counts", "topic_offsets", "group_counts"} {
 		out = append(out, fmt.Sprintf(`DELETE FROM %s.%s WHERE %s`, own, table, older),
 			fmt.Sprintf(`INSERT INTO %s.%s SELECT * FROM %s.%s WHERE %s`, own, table, live, table, older))
 	}

@@ -55,6 +55,10 @@ type logStore struct {
 	logger      *slog.Logger
 	// progress is told of what is put back, of each shard.
 	progress func(shard int, events, messages int64)
+
+	// lostIn is the Redis process in which the log was found to be missing, since lostSince.
+	lostIn    string
+	lostSince time.Time
 }
 
 // logRun is a run of the log: a Redis process, and what the log in it is known by.
@@ -71,62 +75,127 @@ func (l *logStore) admit(ctx context.Context) (logRun, error) {
 		return logRun{}, err //nolint:wrapcheck // names the variable
 	}
 	defer func() { _ = client.Close() }()
-	run, lost, err := l.look(ctx, client)
-	if err != nil || lost == "" {
-		return run, err
+	found, err := l.look(ctx, client, false)
+	if err != nil || found.lost == "" {
+		return found.run, err
+	}
+	if err := l.elsewhere(ctx, found); err != nil {
+		return found.run, err
 	}
 	return l.repair(ctx, client, false)
 }
 
-// look finds out what Redis has. lost says in words what is missing, and is empty where
-// nothing is: then projectors may fold from that run, and no other.
-func (l *logStore) look(ctx context.Context, client goredis.UniversalClient) (run logRun, lost string, err error) {
-	if run.epoch, err = postgres.FixEpoch(ctx, l.pool, newID()); err != nil {
-		return run, "", err //nolint:wrapcheck // says what it does
+// finding is what was found out of a Redis. lost says in words what is missing of what
+// Postgres knows, and is empty where nothing is: then projectors may fold from that run, and
+// no other.
+type finding struct {
+	run   logRun
+	lost  string
+	sight redis.Sight
+}
+
+// look finds out what Redis has. isRestorer says that the caller holds the lock of who puts
+// it back.
+func (l *logStore) look(ctx context.Context, client goredis.UniversalClient, isRestorer bool) (f finding, err error) {
+	if f.run.epoch, err = postgres.FixEpoch(ctx, l.pool, newID()); err != nil {
+		return f, err //nolint:wrapcheck // says what it does
 	}
-	sight, err := redis.Look(ctx, client, l.prefix, l.shards)
+	// Positions first: the log goes on meanwhile, and is never behind what was folded of it.
+	folded, err := projections.Checkpoints(ctx, l.pool, l.shards)
 	if err != nil {
-		return run, "", err //nolint:wrapcheck // says what it does
+		return f, err //nolint:wrapcheck // says what it does
 	}
-	run.process = sight.Run
+	if f.sight, err = redis.Look(ctx, client, l.prefix, l.shards); err != nil {
+		return f, err //nolint:wrapcheck // says what it does
+	}
+	f.run.process = f.sight.Run
+	if f.run.epoch, err = l.known(ctx, f.sight, f.run.epoch); err != nil {
+		return f, err
+	}
+	if slices.Max(folded) == 0 && slices.Max(f.sight.Ends) == 0 && slices.Max(f.sight.Epochs) == "" {
+		// Nothing was ever in it.
+		if err = redis.Found(ctx, client, l.prefix, l.shards, f.run.epoch); err == nil {
+			f.sight, err = redis.Look(ctx, client, l.prefix, l.shards)
+		}
+		if err != nil {
+			return f, err //nolint:wrapcheck // says what it does
+		}
+	}
+	if f.lost = lacking(f.sight, folded, f.run.epoch); f.lost != "" {
+		return f, nil
+	}
+	folded, err = projections.Admit(ctx, l.pool, f.run.token(), f.run.epoch, l.shards, isRestorer)
+	if errors.Is(err, projections.ErrRestoring) {
+		f.lost = err.Error()
+		return f, nil
+	}
+	if err != nil {
+		return f, err //nolint:wrapcheck // says what it does
+	}
+	// What was under way is folded now: is it there?
+	if f.sight, err = redis.Look(ctx, client, l.prefix, l.shards); err != nil {
+		return f, err //nolint:wrapcheck // says what it does
+	}
+	if f.sight.Run != f.run.process {
+		return f, errAgain
+	}
+	if f.lost = lacking(f.sight, folded, f.run.epoch); f.lost == "" {
+		l.lostIn = ""
+	}
+	return f, nil
+}
+
+// errAgain reports that Redis was started anew while it was looked at.
+var errAgain = errors.New("Redis was started anew meanwhile")
+
+// known returns the epoch that the log has, and an error where Redis is another store's.
+func (l *logStore) known(ctx context.Context, sight redis.Sight, epoch string) (string, error) {
 	known, err := postgres.Epochs(ctx, l.pool)
 	if err != nil {
-		return run, "", err //nolint:wrapcheck // says what it does
+		return epoch, err //nolint:wrapcheck // says what it does
 	}
-	for _, epoch := range sight.Epochs {
-		name := strings.TrimPrefix(epoch, redis.Restoring)
-		if epoch == "" || known[name] {
+	for _, theirs := range sight.Epochs {
+		name := leftEpoch(theirs)
+		if name == "" || known[name] {
 			continue
 		}
-		if storeOf(name) != storeOf(run.epoch) {
-			return run, "", fmt.Errorf("%w: it has epoch %s, Postgres has %s", redis.ErrForeignLog, name, run.epoch)
+		if storeOf(name) != storeOf(epoch) {
+			return epoch, fmt.Errorf("%w: it has epoch %s, Postgres has %s", redis.ErrForeignLog, name, epoch)
 		}
-		if name == epoch && sight.Epochs[0] == epoch {
-			if err := postgres.AdoptEpoch(ctx, l.pool, epoch); err != nil {
-				return run, "", err //nolint:wrapcheck // says what it does
+		// Postgres came back without what it had committed last.
+		if name == theirs && sight.Epochs[0] == theirs {
+			if err := postgres.AdoptEpoch(ctx, l.pool, epoch, name); err != nil {
+				return epoch, err //nolint:wrapcheck // says what it does
 			}
-			run.epoch, known[epoch] = epoch, true
+			epoch, known[name] = name, true
 		}
 	}
-	folded, err := projections.Admit(ctx, l.pool, run.token(), run.epoch, l.shards)
+	return epoch, nil
+}
+
+// leftEpoch is the epoch of a shard, or the one that it had where it is being put back.
+func leftEpoch(epoch string) string {
+	name, isLeft := strings.CutPrefix(epoch, redis.Restoring)
+	if isLeft {
+		name, _, _ = strings.Cut(name, " ")
+	}
+	return name
+}
+
+// elsewhere refuses to put the log back into another Redis process than the one in which
+// instances have last seen it, for as long as they may see it there still.
+func (l *logStore) elsewhere(ctx context.Context, f finding) error {
+	if l.lostIn != f.run.process {
+		l.lostIn, l.lostSince = f.run.process, time.Now()
+	}
+	last, ago, err := postgres.LastSeen(ctx, l.pool)
 	if err != nil {
-		return run, "", err //nolint:wrapcheck // says what it does
+		return err //nolint:wrapcheck // says what it does
 	}
-	if lost = lacking(sight, folded, run.epoch); lost == "" {
-		return run, "", nil
+	if last == "" || last == f.run.process || (ago > logSeenFor && time.Since(l.lostSince) > logSeenFor) {
+		return nil
 	}
-	other, err := postgres.SeenElsewhere(ctx, l.pool, run.process, logSeenFor)
-	if err != nil {
-		return run, "", err //nolint:wrapcheck // says what it does
-	}
-	if other != "" {
-		return run, "", fmt.Errorf("%w: %s, but others see it in the process with run id %s", errElsewhere, lost, other)
-	}
-	if slices.Max(folded) == 0 && slices.Max(sight.Ends) == 0 && slices.Max(sight.Epochs) == "" {
-		// Nothing was ever in it.
-		return run, "", redis.Found(ctx, client, l.prefix, l.shards, run.epoch) //nolint:wrapcheck // says what it does
-	}
-	return run, lost, nil
+	return fmt.Errorf("%w: %s, but others may see it in the process with run id %s", errElsewhere, f.lost, last)
 }
 
 // errElsewhere reports a Redis that does not have the log while others see it in another one:
@@ -162,79 +231,92 @@ func verifyLog(ctx context.Context, pool *pgxpool.Pool, client goredis.Universal
 	if err != nil {
 		return "", err //nolint:wrapcheck // says what it does
 	}
-	// Positions first: the log goes on meanwhile, and is never behind what was folded of it.
-	rows, err := pool.Query(ctx, `SELECT position FROM projection_checkpoints WHERE projection = $1 ORDER BY shard`, projections.Name)
+	// Positions first, as in look.
+	folded, err := projections.Checkpoints(ctx, pool, shards)
 	if err != nil {
-		return "", fmt.Errorf("checkpoints: %w", err)
-	}
-	folded, err := pgx.CollectRows(rows, pgx.RowTo[events.Position])
-	if err != nil {
-		return "", fmt.Errorf("checkpoints: %w", err)
+		return "", err //nolint:wrapcheck // says what it does
 	}
 	sight, err := redis.Look(ctx, client, prefix, shards)
 	if err != nil {
 		return "", err //nolint:wrapcheck // says what it does
 	}
-	return lacking(sight, folded[:min(len(folded), shards)], epoch), nil
+	return lacking(sight, folded, epoch), nil
 }
 
 // repair puts Redis back from Postgres, unless another one has done it meanwhile. isForced
-// asks for it although nothing is missing: whoever calls has made sure that Postgres has all.
-func (l *logStore) repair(ctx context.Context, client goredis.UniversalClient, isForced bool) (logRun, error) {
-	unlock, err := l.lockRepair(ctx)
+// asks for it although nothing is missing.
+func (l *logStore) repair(ctx context.Context, client *goredis.Client, isForced bool) (logRun, error) {
+	lock, unlock, err := l.lockRepair(ctx)
 	if err != nil {
 		return logRun{}, err
 	}
 	defer unlock()
-	run, lost, err := l.look(ctx, client)
-	if err != nil || (lost == "" && !isForced) {
-		return run, err
+	found, err := l.look(ctx, client, true)
+	if err != nil || (found.lost == "" && !isForced) {
+		return found.run, err
 	}
 	// What is live is little; garbage is not to pile up on it meanwhile.
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(min(debug.SetMemoryLimit(-1), repairMemoryBytes)))
-	began := time.Now()
-	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", or(lost, askedFor))
+	began, why := time.Now(), or(found.lost, askedFor)
+	l.logger.Warn("putting Redis back from Postgres; writes are refused meanwhile", "because", why)
+	fence := found.run.epoch + " " + newID()
 	for n := range l.shards {
-		if err := redis.Fence(ctx, client, l.prefix, n, run.epoch); err != nil {
-			return run, err //nolint:wrapcheck // says what it does
+		if err := redis.Fence(ctx, client, l.prefix, n, fence); err != nil {
+			return found.run, err //nolint:wrapcheck // says what it does
 		}
 	}
-	if lost == "" {
-		lost = askedFor
-		if err := l.foldRest(ctx, client, run); err != nil {
-			return run, errors.Join(err, l.unfence(ctx, client, run.epoch))
+	if err := l.foldRest(ctx, client, found); err != nil {
+		if found.lost == "" {
+			err = errors.Join(err, l.unfence(ctx, client, found.run.epoch))
 		}
+		return found.run, err
 	}
-	// From here on nobody appends, and with this nobody folds what was read before.
-	folded, err := projections.Admit(ctx, l.pool, "restoring "+newID(), run.epoch, l.shards)
+	run, messages, err := l.putBack(ctx, lock, found.run, fence, why)
+	if err == nil {
+		l.logger.Warn("Redis is put back", "messages", messages, "took", time.Since(began).Round(time.Millisecond))
+	}
+	return run, err
+}
+
+// putBack puts all shards back, which are fenced, and opens them under a new epoch. What is
+// said to Postgres is said on the connection that holds the lock.
+func (l *logStore) putBack(ctx context.Context, lock *pgx.Conn, run logRun, fence, why string) (logRun, int64, error) {
+	// Nobody appends any more, and with this nobody folds what was read before.
+	folded, err := projections.Freeze(ctx, lock, fence, run.epoch, l.shards)
 	if err != nil {
-		return run, err //nolint:wrapcheck // says what it does
+		return run, 0, err //nolint:wrapcheck // says what it does
 	}
-	many, err := redis.Open(l.redisURL)
+	client, err := redis.Open(l.redisURL)
 	if err != nil {
-		return run, err //nolint:wrapcheck // names the variable
+		return run, 0, err //nolint:wrapcheck // names the variable
 	}
-	defer func() { _ = many.Close() }()
-	putters, err := l.putBack(ctx, many, folded)
+	defer func() { _ = client.Close() }()
+	putters, err := l.putShards(ctx, client, fence, folded)
 	if err != nil {
-		return run, err
+		return run, 0, err
 	}
-	run.epoch = storeOf(run.epoch) + "." + newID()
-	if err := postgres.RaiseEpoch(ctx, l.pool, run.epoch, lost); err != nil {
-		return run, err //nolint:wrapcheck // says what it does
+	next := logRun{process: run.process, epoch: storeOf(run.epoch) + "." + newID()}
+	if err := postgres.RaiseEpoch(ctx, lock, run.epoch, next.epoch, why); err != nil {
+		return run, 0, err //nolint:wrapcheck // says what it does
 	}
-	if _, err := projections.Admit(ctx, l.pool, run.token(), run.epoch, l.shards); err != nil {
-		return run, err //nolint:wrapcheck // says what it does
+	again, err := projections.Admit(ctx, lock, next.token(), next.epoch, l.shards, true)
+	if err != nil {
+		return run, 0, err //nolint:wrapcheck // says what it does
 	}
-	messages := int64(0)
+	if !slices.Equal(again, folded) {
+		return run, 0, fmt.Errorf("history went on from %v to %v while Redis was put back", folded, again)
+	}
+	messages, lost := int64(0), int64(0)
 	for n, p := range putters {
-		if err := p.redis.Finish(ctx, folded[n], run.epoch); err != nil {
-			return run, err //nolint:wrapcheck // says what it does
+		if err := p.redis.Finish(ctx, folded[n], next.epoch); err != nil {
+			return run, 0, err //nolint:wrapcheck // says what it does
 		}
-		messages += p.messages
+		messages, lost = messages+p.messages, lost+p.lost
 	}
-	l.logger.Warn("Redis is put back", "messages", messages, "took", time.Since(began).Round(time.Millisecond))
-	return run, nil
+	if lost > 0 {
+		l.logger.Warn("messages that were not settled are in history no more: their groups do not get them", "messages", lost)
+	}
+	return next, messages, nil
 }
 
 // askedFor is why Redis is put back although nothing is missing.
@@ -256,12 +338,25 @@ func (l *logStore) unfence(ctx context.Context, client goredis.UniversalClient, 
 	return errors.Join(errs...)
 }
 
-// foldRest returns once Postgres has all that the log has, to which nothing is appended any
-// more. It folds that itself where no instance does.
-func (l *logStore) foldRest(ctx context.Context, client goredis.UniversalClient, run logRun) error {
+// foldRest returns once Postgres has all that the logs have which were not lost, to which
+// nothing is appended any more. It folds that itself where no instance does.
+func (l *logStore) foldRest(ctx context.Context, client goredis.UniversalClient, f finding) error {
+	folded, err := projections.Admit(ctx, l.pool, f.run.token(), f.run.epoch, l.shards, true)
+	if err != nil {
+		return err //nolint:wrapcheck // says what it does
+	}
 	sight, err := redis.Look(ctx, client, l.prefix, l.shards)
 	if err != nil {
 		return err //nolint:wrapcheck // says what it does
+	}
+	var rest []int
+	for n, end := range sight.Ends {
+		if leftEpoch(f.sight.Epochs[n]) == f.run.epoch && end > folded[n] {
+			rest = append(rest, n)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
 	}
 	readers, err := redis.OpenReaders(l.redisURL, l.shards)
 	if err != nil {
@@ -275,10 +370,10 @@ func (l *logStore) foldRest(ctx context.Context, client goredis.UniversalClient,
 	var projectors sync.WaitGroup
 	defer projectors.Wait()
 	defer cancel()
-	for n := range l.shards {
+	for _, n := range rest {
 		projectors.Go(func() {
 			projections.New(projections.Config{
-				Shard: n, Run: run.token, Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, l.databaseURL) },
+				Shard: n, Version: projections.Version, Run: f.run.token, Connect: func(ctx context.Context) (*pgx.Conn, error) { return postgres.Connect(ctx, l.databaseURL) },
 				Source: func(after events.Position) (message.Subscriber, string) {
 					return log.Reader(n, after), redis.LogStream(l.prefix, n)
 				},
@@ -286,21 +381,21 @@ func (l *logStore) foldRest(ctx context.Context, client goredis.UniversalClient,
 			}).Run(folding)
 		})
 	}
-	for n, end := range sight.Ends {
-		if err := waitHistory(folding, l.pool, n, end); err != nil {
+	for _, n := range rest {
+		if err := waitHistory(folding, l.pool, n, sight.Ends[n], foldRestMax); err != nil {
 			return fmt.Errorf("fold what the log has of shard %d: %w", n, err)
 		}
 	}
 	return nil
 }
 
-func (l *logStore) putBack(ctx context.Context, client goredis.UniversalClient, folded []events.Position) ([]*putter, error) {
+func (l *logStore) putShards(ctx context.Context, client *goredis.Client, fence string, folded []events.Position) ([]*putter, error) {
 	putters := make([]*putter, l.shards)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(restoreShards)
 	for n := range l.shards {
 		group.Go(func() (err error) {
-			putters[n], err = putBack(ctx, l.pool, client, l.prefix, n, folded[n], func(events, messages int64) {
+			putters[n], err = putBack(ctx, l.pool, redis.NewRestorer(client, l.prefix, n, fence), n, folded[n], func(events, messages int64) {
 				if l.progress != nil {
 					l.progress(n, events, messages)
 				}
@@ -316,12 +411,12 @@ func (l *logStore) putBack(ctx context.Context, client goredis.UniversalClient, 
 
 // lockRepair returns once nobody else puts Redis back. The lock is a connection's: it ends
 // with the process.
-func (l *logStore) lockRepair(ctx context.Context) (unlock func(), err error) {
+func (l *logStore) lockRepair(ctx context.Context) (own *pgx.Conn, unlock func(), err error) {
 	conn, err := l.pool.Acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("lock the repair: %w", err)
+		return nil, nil, fmt.Errorf("lock the repair: %w", err)
 	}
-	own := conn.Hijack()
+	own = conn.Hijack()
 	unlock = func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
@@ -331,15 +426,15 @@ func (l *logStore) lockRepair(ctx context.Context) (unlock func(), err error) {
 		var held bool
 		if err := own.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtextextended('tallymq:repair:' || current_schema(), 0))`).Scan(&held); err != nil {
 			unlock()
-			return nil, fmt.Errorf("lock the repair: %w", err)
+			return nil, nil, fmt.Errorf("lock the repair: %w", err)
 		}
 		if held {
-			return unlock, nil
+			return own, unlock, nil
 		}
 		select {
 		case <-ctx.Done():
 			unlock()
-			return nil, fmt.Errorf("lock the repair: %w", ctx.Err())
+			return nil, nil, fmt.Errorf("lock the repair: %w", ctx.Err())
 		case <-time.After(repairLockRetry):
 		}
 	}
@@ -386,12 +481,10 @@ func (w *logWatch) reason() string {
 	return w.trouble
 }
 
-func (w *logWatch) set(run logRun, trouble string) (changed bool) {
+func (w *logWatch) set(run logRun, trouble string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	changed = w.run != run
 	w.run, w.trouble = run, trouble
-	return changed
 }
 
 // begin admits the log for the first time.
@@ -442,11 +535,12 @@ func (w *logWatch) admitAgain(ctx context.Context, log *redis.Log) {
 		w.mu.Unlock()
 		run, err := w.store.admit(ctx)
 		if err == nil {
-			if w.set(run, "") {
-				w.store.logger.Info("going on with the log", "epoch", run.epoch, "process", run.process)
+			if run != before {
 				// Waits for what may be lost end before anything of this run is seen.
 				log.Renew(run.epoch)
+				w.store.logger.Info("going on with the log", "epoch", run.epoch, "process", run.process)
 			}
+			w.set(run, "")
 			w.guard.Accept(run.process)
 			return
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	goredis "github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/tallymq/tallymq/infra/postgres"
@@ -79,7 +81,7 @@ func runRepair(cmd *cobra.Command, force bool) error {
 		return err //nolint:wrapcheck // says what it does
 	}
 	began := time.Now()
-	run, err := store.repair(ctx, client, force)
+	run, err := store.byHand(ctx, client, force)
 	_ = bar.Clear()
 	if err != nil {
 		return fmt.Errorf("repair: %w", err)
@@ -114,4 +116,20 @@ func (c *counter) add(shard int, events, messages int64) (allEvents, allMessages
 		allMessages += c.messages[n]
 	}
 	return allEvents, allMessages
+}
+
+// byHand repairs once nobody can see the log elsewhere any more.
+func (l *logStore) byHand(ctx context.Context, client *goredis.Client, force bool) (logRun, error) {
+	if force {
+		return l.repair(ctx, client, true)
+	}
+	for ends := time.Now().Add(3 * logSeenFor); ; {
+		run, err := l.admit(ctx)
+		if !errors.Is(err, errElsewhere) || time.Now().After(ends) {
+			return run, err
+		}
+		if err := pauseAccount(ctx); err != nil {
+			return run, err
+		}
+	}
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	goredis "github.com/redis/go-redis/v9"
 
 	"github.com/tallymq/tallymq/commands"
 	"github.com/tallymq/tallymq/events"
@@ -38,8 +38,8 @@ type putter struct {
 }
 
 // putBack folds a shard's history and puts what it amounts to into Redis.
-func putBack(ctx context.Context, pool *pgxpool.Pool, client goredis.UniversalClient, prefix string, shard int, upTo events.Position, progress func(events, messages int64)) (*putter, error) {
-	p := &putter{pool: pool, redis: redis.NewRestorer(client, prefix, shard), shard: shard, upTo: upTo, progress: progress}
+func putBack(ctx context.Context, pool *pgxpool.Pool, restorer *redis.Restorer, shard int, upTo events.Position, progress func(events, messages int64)) (*putter, error) {
+	p := &putter{pool: pool, redis: restorer, shard: shard, upTo: upTo, progress: progress}
 	if err := p.redis.Begin(ctx); err != nil {
 		return nil, err //nolint:wrapcheck // says what it does
 	}
@@ -101,6 +101,9 @@ func (p *putter) topic(ctx context.Context, t *restore.Topic) error {
 	published, next, err := p.counts(ctx, t)
 	if err != nil {
 		return err
+	}
+	for partition, offset := range next {
+		t.Reach(partition, offset)
 	}
 	if err := p.aggregates(ctx, t); err != nil {
 		return err
@@ -322,8 +325,18 @@ func (p *putter) group(ctx context.Context, t *restore.Topic, name string, g *re
 		p.put()
 		return p.redis.Item(ctx, restoredItem(t, name, items[n], ordered), restored(items[n].Entry, m, items[n].Redriven))
 	})
-	p.lost += int64(len(items) - there)
-	return r.Settled, err //nolint:wrapcheck // says what it does
+	if err != nil {
+		return 0, err //nolint:wrapcheck // says what it does
+	}
+	// Of those history has no more nobody can be given anything.
+	if missing := int64(len(items) - there); missing > 0 {
+		p.lost += missing
+		r.Settled += missing
+		if err := p.redis.Missing(ctx, r.TopicID, name, missing); err != nil {
+			return 0, err //nolint:wrapcheck // says what it does
+		}
+	}
+	return r.Settled, nil
 }
 
 // reserved is the highest number of an attempt that a job has reserved which may not have used
@@ -346,7 +359,7 @@ func (p *putter) reserved(ctx context.Context, t *restore.Topic, group string) (
 func restoredItem(t *restore.Topic, group string, i restore.Item, ordered bool) redis.RestoredItem {
 	return redis.RestoredItem{
 		TopicID: t.Config.TopicID, Group: group, Partition: i.Partition, Offset: i.Offset, Attempt: i.Attempt, Base: i.Base,
-		Unseen: i.Unseen, DueAtMs: i.DueAtMs, Ordered: ordered,
+		Unseen: i.Unseen, DueAtMs: i.DueAtMs, DelayMs: i.DelayMs, Ordered: ordered,
 	}
 }
 
@@ -389,12 +402,18 @@ func (p *putter) findSources(ctx context.Context, items []restore.Item) error {
 
 // forwards puts back dead letters that may still have to be published to another queue.
 func (p *putter) forwards(ctx context.Context, t *restore.Topic) error {
-	if len(t.Forwards) == 0 {
-		return nil
+	for letters := range slices.Chunk(t.Forwards, restore.LoadMessagesMax) {
+		if err := p.forward(ctx, t, letters); err != nil {
+			return err
+		}
 	}
-	items, sources := make([]restore.Item, len(t.Forwards)), make([]events.Position, len(t.Forwards))
-	letters := make([]int64, len(t.Forwards))
-	for i, f := range t.Forwards {
+	return nil
+}
+
+func (p *putter) forward(ctx context.Context, t *restore.Topic, forwards []restore.Forward) error {
+	items, sources := make([]restore.Item, len(forwards)), make([]events.Position, len(forwards))
+	letters := make([]int64, len(forwards))
+	for i, f := range forwards {
 		items[i], letters[i] = f.Item, int64(f.Position)
 	}
 	if err := p.findSources(ctx, items); err != nil {
@@ -423,7 +442,7 @@ func (p *putter) forwards(ctx context.Context, t *restore.Topic) error {
 	}
 	err = restore.Load(ctx, p.pool, p.shard, sources, func(n int, m restore.Message) error {
 		item := restoredItem(t, "", items[n], false)
-		return p.redis.Forward(ctx, t.Forwards[n].EventID, data[letters[n]], item, restored(items[n].Entry, m, false))
+		return p.redis.Forward(ctx, forwards[n].EventID, data[letters[n]], item, restored(items[n].Entry, m, false))
 	})
 	if err != nil {
 		return fmt.Errorf("dead letters: %w", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"time"
 
@@ -61,10 +62,11 @@ func (r *deliveryReport) shard(ctx context.Context, pool *pgxpool.Pool, log *red
 		return nil
 	}
 	slices.SortFunc(topics, func(a, b heldTopic) int { return int(min(max(a.holding.Last-b.holding.Last, -1), 1)) })
-	if err := waitHistory(ctx, pool, shard, topics[len(topics)-1].holding.Last); err != nil {
+	if err := waitHistory(ctx, pool, shard, topics[len(topics)-1].holding.Last, deliveryWait); err != nil {
 		return err
 	}
-	state, after, folded := restore.New(0), events.Position(0), int64(0)
+	// Dead letters on their way are not looked at.
+	state, after, folded := restore.New(math.MaxInt64), events.Position(0), int64(0)
 	for len(topics) > 0 {
 		records, err := projections.ReadHistory(ctx, pool, shard, after, restoreBatch)
 		if err != nil {
@@ -133,8 +135,8 @@ func holdings(ctx context.Context, pool *pgxpool.Pool, log *redis.Log, shard int
 }
 
 // waitHistory returns once history has a position of the log.
-func waitHistory(ctx context.Context, pool *pgxpool.Pool, shard int, position events.Position) error {
-	ctx, cancel := context.WithTimeout(ctx, deliveryWait)
+func waitHistory(ctx context.Context, pool *pgxpool.Pool, shard int, position events.Position, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
 		var at int64

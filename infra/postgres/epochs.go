@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,8 +27,8 @@ func FixEpoch(ctx context.Context, pool *pgxpool.Pool, first string) (string, er
 
 // AdoptEpoch takes on the epoch that a Redis of this store has: Postgres came back without
 // what it committed last, and that was among it.
-func AdoptEpoch(ctx context.Context, pool *pgxpool.Pool, epoch string) error {
-	return RaiseEpoch(ctx, pool, epoch, "Postgres had forgotten it")
+func AdoptEpoch(ctx context.Context, pool *pgxpool.Pool, from, epoch string) error {
+	return RaiseEpoch(ctx, pool, from, epoch, "Postgres had forgotten it")
 }
 
 // BeginAnew makes a store that was copied one of its own: a Redis of the store that it was
@@ -78,25 +79,36 @@ DELETE FROM log_seen WHERE process <> $1 AND seen_at < now() - interval '1 hour'
 	return nil
 }
 
-// SeenElsewhere returns a Redis process other than the given one in which an instance has seen
-// the log within a time, empty for none.
-func SeenElsewhere(ctx context.Context, pool *pgxpool.Pool, process string, within time.Duration) (string, error) {
-	var other string
-	err := pool.QueryRow(ctx, `SELECT coalesce((SELECT process FROM log_seen WHERE process <> $1 AND seen_at > now() - make_interval(secs => $2)
-		ORDER BY seen_at DESC LIMIT 1), '')`, process, within.Seconds()).Scan(&other)
-	if err != nil {
-		return "", fmt.Errorf("look where the log is: %w", err)
+// LastSeen returns the Redis process in which an instance has last seen the log, empty for
+// none, and how long ago that was.
+func LastSeen(ctx context.Context, pool *pgxpool.Pool) (process string, ago time.Duration, err error) {
+	var seconds float64
+	err = pool.QueryRow(ctx, `SELECT process, extract(epoch FROM now() - seen_at)::float8 FROM log_seen ORDER BY seen_at DESC LIMIT 1`).Scan(&process, &seconds)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", 0, nil
 	}
-	return other, nil
+	if err != nil {
+		return "", 0, fmt.Errorf("look where the log is: %w", err)
+	}
+	return process, time.Duration(seconds * float64(time.Second)), nil
 }
 
-// RaiseEpoch gives the log another epoch: it was put back, for a reason.
-func RaiseEpoch(ctx context.Context, pool *pgxpool.Pool, next, reason string) error {
-	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+// errEpochMoved reports that somebody else raised the epoch meanwhile.
+var errEpochMoved = errors.New("the log has another epoch by now")
+
+// RaiseEpoch gives the log another epoch than the one it has: it was put back, for a reason.
+func RaiseEpoch(ctx context.Context, db interface {
+	Begin(ctx context.Context) (pgx.Tx, error)
+}, from, next, reason string,
+) error {
+	err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO log_epochs (epoch, reason) VALUES ($1, $2)`, next, reason); err != nil {
 			return err //nolint:wrapcheck // wrapped below
 		}
-		_, err := tx.Exec(ctx, `UPDATE store_settings SET value = $1 WHERE name = $2`, next, EpochSetting)
+		raised, err := tx.Exec(ctx, `UPDATE store_settings SET value = $1 WHERE name = $2 AND value = $3`, next, EpochSetting, from)
+		if err == nil && raised.RowsAffected() == 0 {
+			err = errEpochMoved
+		}
 		return err //nolint:wrapcheck // wrapped below
 	})
 	if err != nil {

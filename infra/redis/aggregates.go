@@ -75,11 +75,11 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 	if cached != nil {
 		return cached, nil
 	}
-	shardNo := events.ShardOf(tenantID, name, l.cfg.Shards)
+	shardNo, f := events.ShardOf(tenantID, name, l.cfg.Shards), l.life.Load()
 	k := l.shards[shardNo].keys
 	id, err := l.client.HGet(ctx, k.names(), unique).Result()
 	if errors.Is(err, goredis.Nil) {
-		return nil, l.missing(ctx)
+		return nil, l.missing(ctx, f)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
@@ -89,6 +89,9 @@ func (l *Log) Topic(ctx context.Context, tenantID, name string) (*events.Aggrega
 		return nil, fmt.Errorf("load topic: %w", err)
 	}
 	a, err := decodeAggregate(id, shardNo, values, l.cfg.DecodeTopic)
+	if errors.Is(err, events.ErrNoAggregate) {
+		return nil, l.missing(ctx, f) // it went meanwhile, with all else perhaps
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load topic: %w", err)
 	}
@@ -104,7 +107,7 @@ func (l *Log) TopicByID(ctx context.Context, id string) (*events.Aggregate, erro
 
 // find looks for an aggregate on all shards, in one round trip.
 func (l *Log) find(ctx context.Context, what, id string, key func(keys, string) string, decode func([]byte) (any, error)) (*events.Aggregate, error) {
-	found := make([]*goredis.SliceCmd, len(l.shards))
+	found, f := make([]*goredis.SliceCmd, len(l.shards)), l.life.Load()
 	_, err := l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
 		for n, s := range l.shards {
 			found[n] = p.HMGet(ctx, key(s.keys, id), "v", "s", "c", "u")
@@ -123,7 +126,7 @@ func (l *Log) find(ctx context.Context, what, id string, key func(keys, string) 
 			return nil, fmt.Errorf("load %s: %w", what, err)
 		}
 	}
-	return nil, l.missing(ctx)
+	return nil, l.missing(ctx, f)
 }
 
 // Subscription returns a subscription by id, whoever's it is, or
@@ -150,7 +153,7 @@ func (l *Log) Schedule(ctx context.Context, id string) (*events.Aggregate, error
 // ScheduledTopic returns the topic on which a message waits to be released, and its
 // shard, or events.ErrNoAggregate.
 func (l *Log) ScheduledTopic(ctx context.Context, messageID string) (topicID string, shardNo int, err error) {
-	found := make([]*goredis.StringCmd, len(l.shards))
+	found, f := make([]*goredis.StringCmd, len(l.shards)), l.life.Load()
 	_, err = l.client.Pipelined(ctx, func(p goredis.Pipeliner) error {
 		for n, s := range l.shards {
 			found[n] = p.HGet(ctx, s.keys.scheduled(), messageID)
@@ -165,7 +168,7 @@ func (l *Log) ScheduledTopic(ctx context.Context, messageID string) (topicID str
 			return id, n, nil
 		}
 	}
-	return "", 0, l.missing(ctx)
+	return "", 0, l.missing(ctx, f)
 }
 
 // Pushed returns the ids of all subscriptions whose messages are pushed.
@@ -224,22 +227,28 @@ func (l *Log) Subscriptions(ctx context.Context, shardNo int, topicID string) ([
 
 // reserveAttemptScript leaves nothing of a group that is gone. The first attempt of all has
 // the number 1 without its being noted.
-var reserveAttemptScript = goredis.NewScript(`
-if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 0 then return 0 end
-redis.call('HSETNX', KEYS[1], 'am:' .. ARGV[1], '1')
-return redis.call('HINCRBY', KEYS[1], 'am:' .. ARGV[1], 1)`)
+var reserveAttemptScript = goredis.NewScript(fenceSource + `
+local topic, group = KEYS[1], ARGV[3]
+if redis.call('HEXISTS', ARGV[1] .. 'groups:' .. ARGV[2], group) == 0 then return 0 end
+redis.call('HSETNX', topic, 'am:' .. group, '1')
+return redis.call('HINCRBY', topic, 'am:' .. group, 1)`)
 
 // ReserveAttempt returns a number that no attempt of a group had, and from which those
 // of messages that come to it once more may be counted: nobody else gets it. A group that
 // is gone has none: events.ErrNoAggregate.
 func (l *Log) ReserveAttempt(ctx context.Context, shardNo int, topicID, group string) (int64, error) {
-	k := l.shards[shardNo].keys
-	n, err := reserveAttemptScript.Run(ctx, l.client, []string{k.topic(topicID), k.prefix + "groups:" + topicID}, group).Int64()
+	k, f := l.shards[shardNo].keys, l.life.Load()
+	v, err := l.run(ctx, f, reserveAttemptScript, k.topic(topicID), []any{k.prefix, topicID, group})
 	if err != nil {
 		return 0, fmt.Errorf("reserve an attempt: %w", err)
 	}
+	var r reply
+	n := r.int(v)
+	if r.err != nil {
+		return 0, fmt.Errorf("reserve an attempt: %w", r.err)
+	}
 	if n == 0 {
-		return 0, l.missing(ctx)
+		return 0, l.missing(ctx, f)
 	}
 	return n, nil
 }

@@ -21,8 +21,10 @@ const foldedTick = 250 * time.Millisecond
 // foldTracker knows how far a shard's log is folded into Postgres, and wakes
 // those who wait for a position.
 type foldTracker struct {
-	mu      sync.Mutex
-	upTo    events.Position
+	mu   sync.Mutex
+	upTo events.Position
+	// life is the log's, see [life].
+	life    int64
 	waiting foldHeap
 	// moved is told of every move.
 	moved *signal
@@ -88,10 +90,12 @@ func (h *foldHeap) Pop() any {
 	return w
 }
 
-func (t *foldTracker) announce(upTo events.Position) {
+// announce notes how far a log of a life is folded. What is said of another life is of
+// other events, at the same positions perhaps.
+func (t *foldTracker) announce(upTo events.Position, life int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if upTo <= t.upTo {
+	if upTo <= t.upTo || life != t.life {
 		return
 	}
 	t.upTo = upTo
@@ -116,10 +120,11 @@ func (t *foldTracker) wait(position events.Position) *foldWait {
 	return w
 }
 
-// abandon ends every wait.
-func (t *foldTracker) abandon() {
+// renew ends every wait, and begins anew with a life.
+func (t *foldTracker) renew(life int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.upTo, t.life = 0, life
 	for len(t.waiting) > 0 {
 		w := heap.Pop(&t.waiting).(*foldWait) //nolint:forcetypeassert // ours alone
 		w.abandoned = true
@@ -213,9 +218,10 @@ func storedPosition(ctx context.Context, client goredis.UniversalClient, key str
 // latest position standing for all before it. It does not block.
 func (l *Log) Announce(shardNo int, upTo events.Position) {
 	s := l.shards[shardNo]
-	s.folded.announce(upTo)
+	s.folded.announce(upTo, l.life.Load().number)
 	s.folded.mu.Lock()
-	s.announcing = max(s.announcing, upTo)
+	// Lower where Postgres came back without what it had committed last.
+	s.announcing, s.folded.upTo = upTo, min(s.folded.upTo, upTo)
 	s.folded.mu.Unlock()
 	select {
 	case s.announce <- struct{}{}:
@@ -228,6 +234,7 @@ func (l *Log) Announce(shardNo int, upTo events.Position) {
 // the log, happens once in a foldedTick. It looks for those who wait, too.
 func (l *Log) announceLoop(shardNo int, s *shard) {
 	var published, stored events.Position
+	var again time.Time
 	ticker := time.NewTicker(foldedTick)
 	defer ticker.Stop()
 	for {
@@ -248,8 +255,13 @@ func (l *Log) announceLoop(shardNo int, s *shard) {
 				published = upTo
 			}
 		}
-		if tick && upTo > stored && err == nil {
+		// What is kept in the log for a while goes once that is over, too.
+		if tick && err == nil && (upTo > stored || (!again.IsZero() && time.Now().After(again))) {
 			if err = l.storeFolded(shardNo, upTo); err == nil {
+				again = time.Time{}
+				if upTo > stored {
+					again = time.Now().Add(l.cfg.KeepFolded + foldedTick)
+				}
 				stored = upTo
 			}
 		}
@@ -267,18 +279,28 @@ func (l *Log) announceLoop(shardNo int, s *shard) {
 func (l *Log) lookFolded(shardNo int, s *shard) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	upTo, err := l.Folded(ctx, shardNo)
+	f := l.life.Load()
+	values, err := l.client.MGet(ctx, s.keys.folded(), s.keys.epoch()).Result()
+	if err != nil {
+		return fmt.Errorf("folded position of shard %d: %w", shardNo, err)
+	}
+	id, _ := values[0].(string)
+	epoch, _ := values[1].(string)
+	if id == "" || (f.epoch != "" && epoch != f.epoch) {
+		return nil
+	}
+	upTo, err := parsePosition(id)
 	if err != nil {
 		return err
 	}
-	s.folded.announce(upTo)
+	s.folded.announce(upTo, f.number)
 	return nil
 }
 
 func (l *Log) publishFolded(s *shard, upTo events.Position) error {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
-	if err := l.client.Publish(ctx, s.keys.wake(), fmt.Sprintf("f %d", upTo)).Err(); err != nil {
+	if err := l.client.Publish(ctx, s.keys.wake(), fmt.Sprintf("f %d %d", upTo, l.life.Load().number)).Err(); err != nil {
 		return fmt.Errorf("publish folded position: %w", err)
 	}
 	return nil

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"regexp"
 	"sync"
+	"syscall"
 
 	goredis "github.com/redis/go-redis/v9"
 
@@ -21,20 +23,69 @@ var ErrUnverified = errors.New("this Redis was started anew: whether it has lost
 // what would be appended there could not be told from what was lost: so it is looked at
 // first.
 type Guard struct {
-	mu  sync.Mutex
-	run string
+	mu    sync.Mutex
+	run   string
+	conns map[*guardedConn]bool
 	// suspect is told of a process that was not accepted; it must not block.
 	suspect func()
 }
 
 // NewGuard returns a guard that lets any process through until [Guard.Accept] names one.
-func NewGuard(suspect func()) *Guard { return &Guard{suspect: suspect} }
+func NewGuard(suspect func()) *Guard { return &Guard{suspect: suspect, conns: map[*guardedConn]bool{}} }
 
-// Accept lets connections through to a process, by its run id, and to no other.
+// Accept lets connections through to a process, by its run id, and to no other. Those to
+// the one before are closed, if it is still there.
 func (g *Guard) Accept(run string) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
+	var old map[*guardedConn]bool
+	if g.run != run {
+		old, g.conns = g.conns, map[*guardedConn]bool{}
+	}
 	g.run = run
+	g.mu.Unlock()
+	for conn := range old {
+		_ = conn.Conn.Close()
+	}
+}
+
+// guardedConn is a connection that a guard knows of.
+type guardedConn struct {
+	net.Conn
+
+	guard *Guard
+}
+
+// Close implements net.Conn.
+func (c *guardedConn) Close() error {
+	c.guard.mu.Lock()
+	delete(c.guard.conns, c)
+	c.guard.mu.Unlock()
+	return c.Conn.Close() //nolint:wrapcheck // as it was
+}
+
+// SyscallConn implements syscall.Conn: by it the client finds out whether a connection that
+// was idle is still there.
+func (c *guardedConn) SyscallConn() (syscall.RawConn, error) {
+	if conn, ok := c.Conn.(syscall.Conn); ok {
+		return conn.SyscallConn() //nolint:wrapcheck // as it was
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// dialer is the client's own, with connections noted.
+func (g *Guard) dialer(o *goredis.Options) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	dial := goredis.NewDialer(o)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		noted := &guardedConn{Conn: conn, guard: g}
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.conns[noted] = true
+		return noted, nil
+	}
 }
 
 // Accepted is the run id of the process that is let through, empty for any.
@@ -81,11 +132,16 @@ func runID(ctx context.Context, conn interface {
 
 // OpenGuarded returns clients as [Open] and [OpenReaders] do whose connections pass a guard.
 func OpenGuarded(url string, shards int, g *Guard) (client, readers *goredis.Client, err error) {
-	if client, err = open(url, func(o *goredis.Options) { o.MinIdleConns, o.PoolSize, o.OnConnect = poolIdleMin, poolMax, g.onConnect }); err != nil {
+	client, err = open(url, func(o *goredis.Options) {
+		o.MinIdleConns, o.PoolSize = poolIdleMin, poolMax
+		o.OnConnect, o.Dialer = g.onConnect, g.dialer(o)
+	})
+	if err != nil {
 		return nil, nil, err
 	}
 	readers, err = open(url, func(o *goredis.Options) {
-		o.MinIdleConns, o.PoolSize, o.OnConnect = 0, connectionsPerReader*shards, g.onConnect
+		o.MinIdleConns, o.PoolSize = 0, connectionsPerReader*shards
+		o.OnConnect, o.Dialer = g.onConnect, g.dialer(o)
 	})
 	return client, readers, err
 }

@@ -31,6 +31,7 @@ func (k keys) folded() string            { return k.prefix + "folded" }
 func (k keys) trimmed() string           { return k.prefix + "trimmed" }
 func (k keys) wake() string              { return k.prefix + "wake" }
 func (k keys) epoch() string             { return k.prefix + "epoch" }
+func (k keys) restoring() string         { return k.prefix + "restoring" }
 func (k keys) queue(topicID string, partition int) string {
 	return k.prefix + "q:" + topicID + ":" + strconv.Itoa(partition)
 }

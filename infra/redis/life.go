@@ -94,10 +94,14 @@ func (l *Log) Known(ctx context.Context) error {
 	return nil
 }
 
-// missing is [events.ErrNoAggregate], unless what is missing may be lost.
-func (l *Log) missing(ctx context.Context) error {
+// missing is [events.ErrNoAggregate], unless what is missing may be lost, or was lost by
+// another life than the one in which it was looked for.
+func (l *Log) missing(ctx context.Context, f *life) error {
 	if err := l.Known(ctx); err != nil {
 		return err
+	}
+	if l.life.Load() != f {
+		return ErrLogLost
 	}
 	return events.ErrNoAggregate
 }
@@ -106,9 +110,10 @@ func (l *Log) missing(ctx context.Context) error {
 // known by an epoch. What was not folded may be lost: whoever waits for that is told.
 // Whatever was remembered of Redis is forgotten.
 func (l *Log) Renew(epoch string) {
-	l.life.Store(newLife(epoch, l.life.Load().run+1))
+	f := newLife(epoch, l.life.Load().run+1)
+	l.life.Store(f)
 	for _, s := range l.shards {
-		s.folded.abandon()
+		s.folded.renew(f.number)
 	}
 	l.aggregates.dropAll()
 	l.hub.wakeAll()

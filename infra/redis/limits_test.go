@@ -203,14 +203,14 @@ func TestWaitsForFoldsThatEndLeaveNothingBehind(t *testing.T) {
 	// those who still wait are woken in the order of their positions
 	first, last, gone := folded.wait(1001), folded.wait(1003), folded.wait(1002)
 	folded.leave(gone)
-	folded.announce(1001)
+	folded.announce(1001, 0)
 	<-first.done
 	select {
 	case <-last.done:
 		t.Fatal("woken early")
 	default:
 	}
-	folded.announce(1003)
+	folded.announce(1003, 0)
 	<-last.done
 	folded.leave(last)
 	require.Empty(t, folded.waiting)

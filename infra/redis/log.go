@@ -122,7 +122,7 @@ func New(cfg Config) *Log {
 	for n := range cfg.Shards {
 		s := &shard{keys: shardKeys(cfg.Prefix, n), calls: make(chan *call, AppendQueueMax), announce: make(chan struct{}, 1)}
 		s.nextDue.init()
-		s.folded.moved = &l.moved
+		s.folded.moved, s.folded.life = &l.moved, l.life.Load().number
 		l.shards = append(l.shards, s)
 		l.workers.Go(func() { l.announceLoop(n, s) })
 		for range appendCallsMax {

@@ -30,8 +30,12 @@ const (
 // the shard has no epoch, so that whatever else is asked of it is refused. The state stays
 // void until [Restorer.Finish].
 type Restorer struct {
-	client goredis.UniversalClient
+	client *goredis.Client
 	k      keys
+	// fence is what the shard's epoch must be while it is put back, and flushes counts round
+	// trips: Redis counts them too, so that nothing can have been lost in between.
+	fence   string
+	flushes int
 	// pending is what goes with the next round trip.
 	pending  goredis.Pipeliner
 	commands int
@@ -42,18 +46,19 @@ type Restorer struct {
 }
 
 // NewRestorer returns a restorer of a shard.
-func NewRestorer(client goredis.UniversalClient, prefix string, shard int) *Restorer {
-	return &Restorer{client: client, k: shardKeys(prefix, shard), pending: client.Pipeline(), busy: map[string]bool{}}
+// fence is what [Fence] was given.
+func NewRestorer(client *goredis.Client, prefix string, shard int, fence string) *Restorer {
+	return &Restorer{client: client, k: shardKeys(prefix, shard), fence: Restoring + fence, pending: client.Pipeline(), busy: map[string]bool{}}
 }
 
 // Restoring stands before the epoch of a shard that is being put back: whatever is asked
 // under any epoch is refused.
 const Restoring = "restoring "
 
-// Fence makes the shard refuse whatever is asked of it, until a restorer has finished.
-// epoch is the store's own.
-func Fence(ctx context.Context, client goredis.UniversalClient, prefix string, shard int, epoch string) error {
-	if err := client.Set(ctx, shardKeys(prefix, shard).epoch(), Restoring+epoch, 0).Err(); err != nil {
+// Fence makes the shard refuse whatever is asked of it, until a restorer has finished. fence
+// is the epoch that is left and, behind a space, the restorer's own name.
+func Fence(ctx context.Context, client goredis.UniversalClient, prefix string, shard int, fence string) error {
+	if err := client.Set(ctx, shardKeys(prefix, shard).epoch(), Restoring+fence, 0).Err(); err != nil {
 		return fmt.Errorf("fence shard %d: %w", shard, err)
 	}
 	return nil
@@ -75,6 +80,10 @@ func (r *Restorer) Begin(ctx context.Context) error {
 		return fmt.Errorf("restore: %w", err)
 	}
 	r.nowMs = now.UnixMilli()
+	r.pending.Unlink(ctx, r.k.restoring())
+	if err := r.sent(ctx, 0); err != nil {
+		return err
+	}
 	var cursor uint64
 	for {
 		names, next, err := r.client.Scan(ctx, cursor, escapeGlob(r.k.prefix)+"*", 1000).Result()
@@ -82,7 +91,7 @@ func (r *Restorer) Begin(ctx context.Context) error {
 			return fmt.Errorf("restore: look for what is there: %w", err)
 		}
 		for _, name := range names {
-			if name != r.k.log() && name != r.k.epoch() {
+			if name != r.k.log() && name != r.k.epoch() && name != r.k.restoring() {
 				r.pending.Unlink(ctx, name)
 				if err := r.sent(ctx, len(name)); err != nil {
 					return err
@@ -115,13 +124,34 @@ func (r *Restorer) flush(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, restoreTimeout)
 	defer cancel()
-	_, err := r.pending.Exec(ctx)
+	commands := r.pending.Cmds()
 	r.pending, r.commands, r.bytes = r.client.Pipeline(), 0, 0
-	if err != nil && !errors.Is(err, goredis.Nil) {
+	r.flushes++
+	err := r.client.Watch(ctx, func(tx *goredis.Tx) error {
+		epoch, err := tx.Get(ctx, r.k.epoch()).Result()
+		if err == nil && epoch != r.fence {
+			err = errNotMine
+		}
+		if err != nil {
+			return err //nolint:wrapcheck // wrapped below
+		}
+		_, err = tx.TxPipelined(ctx, func(p goredis.Pipeliner) error {
+			for _, cmd := range commands {
+				_ = p.Process(ctx, cmd)
+			}
+			p.HIncrBy(ctx, r.k.restoring(), r.fence, 1)
+			return nil
+		})
+		return err //nolint:wrapcheck // wrapped below
+	}, r.k.epoch())
+	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil
 }
+
+// errNotMine reports a shard that somebody else puts back, or that was lost anew.
+var errNotMine = errors.New("the shard is not being put back by this one any more")
 
 // RestoredTopic is a topic as it is put back.
 type RestoredTopic struct {
@@ -243,6 +273,12 @@ func (r *Restorer) Entry(ctx context.Context, topicID string, partition int, off
 	return r.sent(ctx, len(m.Payload))
 }
 
+// Missing notes that so many messages of a group were not there to be put back.
+func (r *Restorer) Missing(ctx context.Context, topicID, group string, messages int64) error {
+	r.pending.HIncrBy(ctx, r.k.prefix+"groups:"+topicID, group, messages)
+	return r.sent(ctx, 0)
+}
+
 // Holes says which entries between those of a partition's stream are missing because the
 // messages were erased.
 func (r *Restorer) Holes(ctx context.Context, topicID string, partition int, offsets []int64) error {
@@ -311,8 +347,9 @@ type RestoredItem struct {
 	Offset         int64
 	Attempt, Base  int
 	Unseen         int
-	DueAtMs        int64
-	Ordered        bool
+	// DueAtMs is when it is to be tried, and DelayMs for how long it was to wait.
+	DueAtMs, DelayMs int64
+	Ordered          bool
 }
 
 // fields are an entry's of a retry stream.
@@ -346,6 +383,8 @@ func (r *Restorer) Item(ctx context.Context, i RestoredItem, m RestoredMessage) 
 		}
 		r.pending.HSet(ctx, busy, key, m.ID)
 	}
+	// By a clock that was set back since, it would wait for longer than it was to.
+	i.DueAtMs = min(i.DueAtMs, r.nowMs+i.DelayMs)
 	if i.DueAtMs <= r.nowMs {
 		r.pending.XAdd(ctx, &goredis.XAddArgs{Stream: r.k.retry(i.TopicID, i.Group), Values: values(fields)})
 		return r.sent(ctx, len(m.Payload))
@@ -438,7 +477,11 @@ func (r *Restorer) Finish(ctx context.Context, position events.Position, epoch s
 	if err := r.flush(ctx); err != nil {
 		return err
 	}
-	if err := openScript.Run(ctx, r.client, []string{r.k.log()}, r.k.prefix, entryID(position), epoch).Err(); err != nil {
+	opened, err := openScript.Run(ctx, r.client, []string{r.k.log()}, r.k.prefix, entryID(position), epoch, r.fence, r.flushes).Int()
+	if err == nil && opened == 0 {
+		err = errNotMine
+	}
+	if err != nil {
 		return fmt.Errorf("restore: open the log: %w", err)
 	}
 	return nil
@@ -447,11 +490,20 @@ func (r *Restorer) Finish(ctx context.Context, position events.Position, epoch s
 // openScript lets a log go on behind an entry, which may be of a clock that went faster.
 var openScript = goredis.NewScript(`
 local log, prefix, id = KEYS[1], ARGV[1], ARGV[2]
+if redis.call('GET', prefix .. 'epoch') ~= ARGV[4] then return 0 end
+if (redis.call('HGET', prefix .. 'restoring', ARGV[4]) or '0') ~= ARGV[5] then return 0 end
+redis.call('DEL', prefix .. 'restoring')
 if redis.call('EXISTS', log) == 0 then
   redis.call('XGROUP', 'CREATE', log, 'made', '$', 'MKSTREAM')
   redis.call('XGROUP', 'DESTROY', log, 'made')
 end
-redis.pcall('XSETID', log, id) -- refused where the log is behind it already
+-- What history does not have is of a log that was lost.
+while true do
+  local page = redis.call('XRANGE', log, '(' .. id, '+', 'COUNT', 500)
+  if #page == 0 then break end
+  for _, entry in ipairs(page) do redis.call('XDEL', log, entry[1]) end
+end
+redis.pcall('XSETID', log, id) -- refused where it was further: then it goes on from there
 redis.call('SET', prefix .. 'folded', id)
 redis.call('SET', prefix .. 'trimmed', id)
 redis.call('SET', prefix .. 'epoch', ARGV[3])

@@ -96,8 +96,11 @@ func (l *Log) woken(s *shard, line string) {
 			l.cfg.KeysDestroyed(about)
 		}
 	case "f":
-		if n, err := strconv.ParseInt(about, 10, 64); err == nil {
-			s.folded.announce(events.Position(n))
+		position, life, _ := strings.Cut(about, " ")
+		n, err := strconv.ParseInt(position, 10, 64)
+		of, lifeErr := strconv.ParseInt(life, 10, 64)
+		if err == nil && lifeErr == nil {
+			s.folded.announce(events.Position(n), of)
 		}
 	}
 }

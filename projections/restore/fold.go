@@ -306,15 +306,10 @@ func (s *State) seek(e events.SubscriptionSought) {
 func (t *Topic) publish(partition int, offset int64, e Entry) {
 	t.widen(partition + 1)
 	p := t.Partitions[partition]
-	if offset != p.Next {
-		// What came before is in history no more.
-		p.First, p.Next, p.Entries, p.erased = offset, offset, nil, nil
-		for _, g := range t.Groups {
-			if g.places[partition].low < offset {
-				g.places[partition] = newPlace(offset)
-			}
-		}
+	if offset < p.Next {
+		return // two of one offset: history is not one log's
 	}
+	t.Reach(partition, offset)
 	p.Entries = append(p.Entries, e)
 	p.Next++
 	t.Published++
@@ -332,7 +327,11 @@ func (t *Topic) forget(partition int) {
 		return
 	}
 	p.settled = 0
-	low := p.Next - KeptPerPartition
+	if len(t.Groups) == 0 {
+		return
+	}
+	// Redis trims by and by, and so a little later.
+	low := p.Next - KeptPerPartition - forgetStep
 	for _, g := range t.Groups {
 		low = min(low, g.places[partition].low)
 	}
@@ -366,6 +365,10 @@ func (t *Topic) settle(id uuid.UUID, d events.Delivery) Item {
 		delete(g.items, key)
 		return item
 	}
+	if d.Offset >= 0 && d.Partition < len(t.Partitions) && d.Offset >= t.Partitions[d.Partition].Next {
+		t.Reach(d.Partition, d.Offset+1) // it was published before what history has
+		return fresh
+	}
 	if d.AttemptsBefore == g.Base && d.Partition < len(g.places) {
 		g.places[d.Partition].settle(d.Offset)
 		t.Partitions[d.Partition].settled++
@@ -388,7 +391,7 @@ func (t *Topic) fail(r events.Record, id uuid.UUID, e events.MessageFailed) {
 			item.Arrived = r.Position
 		}
 	}
-	item.Attempt, item.DueAtMs = e.Attempt+1, r.Position.Ms()+e.RetryDelayMs
+	item.Attempt, item.DueAtMs, item.DelayMs = e.Attempt+1, r.Position.Ms()+e.RetryDelayMs, e.RetryDelayMs
 	if e.Reason == events.ReasonReleased {
 		item.Unseen++
 	}

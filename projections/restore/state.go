@@ -148,8 +148,9 @@ type Item struct {
 	Attempt, Base int
 	// Unseen is as in events.Leased.
 	Unseen int
-	// DueAtMs is when it is to be tried, in ms since 1970; in the past for at once.
-	DueAtMs int64
+	// DueAtMs is when it is to be tried, in ms since 1970; in the past for at once. DelayMs is
+	// for how long it was to wait.
+	DueAtMs, DelayMs int64
 	// Arrived is where it came to the group.
 	Arrived events.Position
 	// Redriven messages do not expire.
@@ -223,7 +224,7 @@ func (g *Group) Unsettled(t *Topic) int64 {
 		}
 		n += part.Next - max(p.high, part.First) - part.erasedFrom(p.high)
 	}
-	return n
+	return max(n, 0)
 }
 
 // erasedFrom is how many messages are erased of those that stand at an offset or behind it.
@@ -244,6 +245,21 @@ func (p *Partition) Erased(from int64) (offsets []int64) {
 		}
 	}
 	return offsets
+}
+
+// Reach goes on to an offset of which, and of what comes before, history has nothing more.
+func (t *Topic) Reach(partition int, next int64) {
+	t.widen(partition + 1)
+	p := t.Partitions[partition]
+	if next <= p.Next {
+		return
+	}
+	p.First, p.Next, p.Entries, p.erased = next, next, nil, nil
+	for _, g := range t.Groups {
+		if g.places[partition].low < next {
+			g.places[partition] = newPlace(next)
+		}
+	}
 }
 
 // isOut reports whether a group was handed a message that is not done with.
@@ -294,6 +310,9 @@ func (g *Group) All(t *Topic) []Item {
 func (t *Topic) Low(partition int) int64 {
 	p := t.Partitions[partition]
 	low := p.Next - KeptPerPartition
+	if len(t.Groups) == 0 {
+		return p.First // somebody may still come for all of it
+	}
 	for _, g := range t.Groups {
 		low = min(low, g.Fresh(t, partition))
 	}
