@@ -74,7 +74,12 @@ func TestVerifyNamesWhatIsWrongInRedis(t *testing.T) { //nolint:paralleltest // 
 		want []string
 	}{
 		{"an entry of a stream is lost", func() error { return p.client.XDel(ctx, stream, p.entries[p.leased]).Err() }, []string{"has lost the entry of offset 2, message " + p.leased}},
-		{"a message is settled behind its group's back", func() error { return p.client.XAck(ctx, stream, "g", p.entries[p.leased]).Err() }, []string{
+		{"a message is settled behind its group's back", func() error {
+			if err := p.client.XReadGroup(ctx, &goredis.XReadGroupArgs{Group: "g", Consumer: "g", Streams: []string{stream, ">"}, Count: 1, Block: -1}).Err(); err != nil {
+				return err
+			}
+			return p.client.XAck(ctx, stream, "g", p.entries[p.leased]).Err()
+		}, []string{
 			"group g: message " + p.leased + " is not settled by history (attempt 1 is next), and Redis does not hold it", "NOT BALANCED",
 		}},
 		{"a group's place is moved on", func() error { return p.client.XGroupSetID(ctx, stream, "g", "$").Err() }, []string{"message " + p.fresh + " is not settled by history"}},
