@@ -123,7 +123,7 @@ func runRestore(cmd *cobra.Command, dir string) error {
 				return err
 			}
 			// The original may go on, with its own Redis.
-			return postgres.BeginAnew(ctx, pool, newID()) //nolint:wrapcheck // says what it does
+			return postgres.BeginAnew(ctx, pool, newID())
 		},
 	})
 	if err != nil {

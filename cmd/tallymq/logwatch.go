@@ -146,7 +146,7 @@ func (l *logStore) look(ctx context.Context, client goredis.UniversalClient, isR
 }
 
 // errAgain reports that Redis was started anew while it was looked at.
-var errAgain = errors.New("Redis was started anew meanwhile")
+var errAgain = errors.New("the Redis process is another one by now")
 
 // known returns the epoch that the log has, and an error where Redis is another store's.
 func (l *logStore) known(ctx context.Context, sight redis.Sight, epoch string) (string, error) {

@@ -70,14 +70,21 @@ func startLossRun(t *testing.T) *lossRun {
 	return r
 }
 
+// pause lets a refusal pass.
+func (r *lossRun) pause() { <-time.After(5 * time.Millisecond) }
+
 // try sends a request and reports whether it was answered with a status.
 func (r *lossRun) try(i *instance, path string, body any, key string, status int, into any) bool {
 	text, err := json.Marshal(body)
-	assert.NoError(r.t, err)
+	if !assert.NoError(r.t, err) { //nolint:testifylint // not on the test's goroutine
+		return false
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, i.url+apiPrefix+path, bytes.NewReader(text))
-	assert.NoError(r.t, err)
+	if !assert.NoError(r.t, err) { //nolint:testifylint // not on the test's goroutine
+		return false
+	}
 	req.Header.Set("Content-Type", "application/json")
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
@@ -106,7 +113,7 @@ func (r *lossRun) produce(n int) {
 				r.published.Add(1)
 				break
 			}
-			time.Sleep(5 * time.Millisecond)
+			r.pause()
 		}
 	}
 }
@@ -117,7 +124,7 @@ func (r *lossRun) consume(i *instance) {
 			Messages []struct{ AckToken string }
 		}
 		if !r.try(i, "/subscriptions/"+r.sub+"/pull", map[string]any{"maxMessages": 20, "waitMs": 200}, "", http.StatusOK, &pulled) {
-			time.Sleep(5 * time.Millisecond)
+			r.pause()
 			continue
 		}
 		if len(pulled.Messages) == 0 {
@@ -182,7 +189,7 @@ func copyDir(t testing.TB, from, to string) {
 // 201 is lost, nothing that is settled in history is delivered again, and each key's order holds.
 func TestNothingIsLostWhateverRedisLoses(t *testing.T) { //nolint:paralleltest // it needs the machine's two cores
 	dir := func(r *lossRun) string { return filepath.Join(r.stores.dir, "redis", "appendonlydir") }
-	for _, tc := range []struct {
+	for _, tc := range []struct { //nolint:paralleltest // one after the other
 		name string
 		lose func(r *lossRun)
 	}{
@@ -232,7 +239,7 @@ func TestNothingIsLostWhateverRedisLoses(t *testing.T) { //nolint:paralleltest /
 // Whatever becomes of Postgres, nothing that was answered 201 is lost, and what was taken
 // meanwhile is folded when it is back.
 func TestNothingIsLostWhateverBecomesOfPostgres(t *testing.T) { //nolint:paralleltest // it needs the machine's two cores
-	for _, tc := range []struct {
+	for _, tc := range []struct { //nolint:paralleltest // one after the other
 		name  string
 		begin func(r *lossRun) (end func())
 	}{

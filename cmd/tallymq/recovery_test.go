@@ -244,7 +244,7 @@ func (b *recoveryBundle) standings() map[string]standing {
 					low, err = strconv.ParseInt(strings.TrimPrefix(e.ID, "0-"), 10, 64)
 					require.NoError(b.t, err)
 				}
-				holes, err := b.client.ZRangeByScore(ctx, prefix+"holes:"+id+":"+strconv.Itoa(p), &goredis.ZRangeBy{Min: strconv.FormatInt(low, 10), Max: "+inf"}).Result()
+				holes, err := b.client.ZRangeArgs(ctx, goredis.ZRangeArgs{Key: prefix + "holes:" + id + ":" + strconv.Itoa(p), Start: low, Stop: "+inf", ByScore: true}).Result()
 				require.NoError(b.t, err)
 				s.due = append(s.due, fmt.Sprint("holes ", p, holes))
 			}
@@ -278,7 +278,7 @@ func (b *recoveryBundle) held(prefix, id, group string, partitions int, base str
 	}
 	n, err := strconv.Atoi(base)
 	require.NoError(b.t, err)
-	fresh := func(key string, entries []goredis.XMessage) {
+	fresh := func(entries []goredis.XMessage) {
 		for _, e := range entries {
 			items = append(items, fmt.Sprintf("%s attempt %d base %d", e.Values["_watermill_message_uuid"], n+1, n))
 		}
@@ -287,11 +287,11 @@ func (b *recoveryBundle) held(prefix, id, group string, partitions int, base str
 		key := prefix + "q:" + id + ":" + strconv.Itoa(p)
 		for _, g := range b.client.XInfoGroups(ctx, key).Val() {
 			if g.Name == group {
-				fresh(key, b.client.XRange(ctx, key, "("+g.LastDeliveredID, "+").Val())
+				fresh(b.client.XRange(ctx, key, "("+g.LastDeliveredID, "+").Val())
 			}
 		}
 		for _, pending := range b.client.XPendingExt(ctx, &goredis.XPendingExtArgs{Stream: key, Group: group, Start: "-", End: "+", Count: 10000}).Val() {
-			fresh(key, b.client.XRange(ctx, key, pending.ID, pending.ID).Val())
+			fresh(b.client.XRange(ctx, key, pending.ID, pending.ID).Val())
 		}
 	}
 	retried := func(fields map[string]string) {
@@ -413,7 +413,7 @@ func (l *randomCalls) anySub() string {
 func TestWhatIsPutBackIsWhatWasThere(t *testing.T) {
 	t.Parallel()
 	b := setupRecovery(t)
-	seed := rand.Uint64()
+	seed := rand.Uint64() //nolint:gosec // a test
 	t.Log("seed", seed)
 	l := &randomCalls{recoveryBundle: b, rand: rand.New(rand.NewPCG(seed, 1)), queues: []string{"a", "b", "c"}, subs: map[string]string{}, leased: map[string][]map[string]any{}} //nolint:gosec // a test
 	for n, queue := range l.queues {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	goredis "github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
@@ -32,6 +33,30 @@ log has is folded. Writes are refused meanwhile, and whoever holds a message has
 	return cmd
 }
 
+// openRepair returns the store that the environment names.
+func openRepair(ctx context.Context, pool *pgxpool.Pool, logger *slog.Logger) (*logStore, error) {
+	cfg, err := loadConfig(false)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.RedisURL == "" {
+		return nil, errors.New("REDIS_URL: is not set")
+	}
+	text, err := postgres.Setting(ctx, pool, "shards")
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it does
+	}
+	shards, err := strconv.Atoi(text)
+	if err != nil {
+		return nil, errors.New("repair: no service has used this database yet")
+	}
+	prefix, err := postgres.Setting(ctx, pool, prefixSetting)
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it does
+	}
+	return &logStore{pool: pool, databaseURL: cfg.DatabaseURL, redisURL: cfg.RedisURL, prefix: prefix, shards: shards, logger: logger}, nil
+}
+
 func runRepair(cmd *cobra.Command, force bool) error {
 	ctx, logger := cmd.Context(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
 	pool, err := openDatabase(ctx, logger)
@@ -39,26 +64,11 @@ func runRepair(cmd *cobra.Command, force bool) error {
 		return err
 	}
 	defer pool.Close()
-	cfg, err := loadConfig(false)
+	store, err := openRepair(ctx, pool, logger)
 	if err != nil {
 		return err
 	}
-	if cfg.RedisURL == "" {
-		return errors.New("REDIS_URL: is not set")
-	}
-	text, err := postgres.Setting(ctx, pool, "shards")
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	shards, err := strconv.Atoi(text)
-	if err != nil {
-		return errors.New("repair: no service has used this database yet")
-	}
-	prefix, err := postgres.Setting(ctx, pool, prefixSetting)
-	if err != nil {
-		return err //nolint:wrapcheck // says what it does
-	}
-	client, err := redis.OpenOne(cfg.RedisURL)
+	client, err := redis.OpenOne(store.redisURL)
 	if err != nil {
 		return err //nolint:wrapcheck // names the variable
 	}
@@ -67,14 +77,11 @@ func runRepair(cmd *cobra.Command, force bool) error {
 		return err //nolint:wrapcheck // says what it does
 	}
 	bar := progress(cmd.ErrOrStderr(), -1, "putting back", "messages")
-	count := newCounter(shards)
-	store := &logStore{
-		pool: pool, databaseURL: cfg.DatabaseURL, redisURL: cfg.RedisURL, prefix: prefix, shards: shards, logger: logger,
-		progress: func(shard int, events, messages int64) {
-			folded, put := count.add(shard, events, messages)
-			bar.Describe(fmt.Sprintf("%d events folded, putting back", folded))
-			_ = bar.Set64(put)
-		},
+	count := newCounter(store.shards)
+	store.progress = func(shard int, events, messages int64) {
+		folded, put := count.add(shard, events, messages)
+		bar.Describe(fmt.Sprintf("%d events folded, putting back", folded))
+		_ = bar.Set64(put)
 	}
 	before, err := postgres.FixEpoch(ctx, pool, newID())
 	if err != nil {
@@ -86,13 +93,17 @@ func runRepair(cmd *cobra.Command, force bool) error {
 	if err != nil {
 		return fmt.Errorf("repair: %w", err)
 	}
-	if run.epoch == before {
+	return printRepair(cmd, run.epoch == before, run.epoch, count, time.Since(began))
+}
+
+func printRepair(cmd *cobra.Command, isWhole bool, epoch string, count *counter, took time.Duration) error {
+	if isWhole {
 		_, _ = fmt.Fprintln(cmd.OutOrStdout(), "Nothing is missing: Redis has the log that Postgres has folded. (--force puts it back all the same.)")
 		return nil
 	}
 	folded, put := count.add(0, 0, 0)
 	_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%d events folded, %d messages put back in %s. The log is known by epoch %s now.\n",
-		folded, put, time.Since(began).Round(time.Millisecond), run.epoch)
+		folded, put, took.Round(time.Millisecond), epoch)
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -122,7 +121,7 @@ func TestVerifyNamesWhatIsWrongInRedis(t *testing.T) { //nolint:paralleltest // 
 
 // What the log has and Postgres has not is folded before anything is put back, though no service
 // runs.
-func TestARepairFoldsTheRestFirst(t *testing.T) { //nolint:paralleltest // the environment is the process's
+func TestARepairFoldsTheRestFirst(t *testing.T) {
 	b := setupRecovery(t)
 	b.queue("q", "")
 	sub := b.subscription("q", "g", "")
@@ -150,5 +149,4 @@ func TestARepairFoldsTheRestFirst(t *testing.T) { //nolint:paralleltest // the e
 	cmd.SetArgs([]string{"repair"})
 	cmd.SetErr(&bytes.Buffer{})
 	require.ErrorContains(t, cmd.ExecuteContext(t.Context()), "REDIS_URL: is not set")
-	require.False(t, strings.Contains(out, "WARN"))
 }

@@ -109,7 +109,7 @@ func RaiseEpoch(ctx context.Context, db interface {
 		if err == nil && raised.RowsAffected() == 0 {
 			err = errEpochMoved
 		}
-		return err //nolint:wrapcheck // wrapped below
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("raise the epoch: %w", err)

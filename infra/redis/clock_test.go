@@ -45,7 +45,7 @@ func TestTheClockGoesBack(t *testing.T) {
 		}
 		return retry, lease, ticks
 	}
-	retry, lease, ticks := scores()
+	retry, lease, _ := scores()
 	require.InDelta(t, 30, retry.Seconds(), 5)
 	require.InDelta(t, 60, lease.Seconds(), 5)
 	// given that all of this was noted by a clock that was an hour ahead
@@ -63,7 +63,7 @@ func TestTheClockGoesBack(t *testing.T) {
 	_, err = b.log.moveDueOnce(t.Context(), topic.shard, s, none)
 	require.NoError(t, err)
 	// then each waits as long as it was to
-	retry, lease, ticks = scores()
+	retry, lease, ticks := scores()
 	require.InDelta(t, 30, retry.Seconds(), 5)
 	require.InDelta(t, 60, lease.Seconds(), 5)
 	require.InDelta(t, 2*60*60, ticks.Seconds(), 5)

@@ -14,7 +14,7 @@ import (
 
 // ErrLogLost reports that Redis does not hold the log that the caller knows: it lost its
 // data, or they were put back since. Nothing was done.
-var ErrLogLost = errors.New("Redis lost what it had, or is being put back")
+var ErrLogLost = errors.New("the log is lost, or being put back")
 
 // life is the log's, from one loss of Redis' data to the next.
 type life struct {
@@ -32,7 +32,7 @@ func newLife(epoch string, run uint64) *life {
 	if epoch != "" {
 		h := fnv.New64a()
 		_, _ = h.Write([]byte(epoch))
-		f.number = int64(h.Sum64() >> 1) //nolint:gosec // 63 bits
+		f.number = int64(h.Sum64() >> 1)
 	}
 	return f
 }

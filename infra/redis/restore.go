@@ -133,7 +133,7 @@ func (r *Restorer) flush(ctx context.Context) error {
 			err = errNotMine
 		}
 		if err != nil {
-			return err //nolint:wrapcheck // wrapped below
+			return err
 		}
 		_, err = tx.TxPipelined(ctx, func(p goredis.Pipeliner) error {
 			for _, cmd := range commands {
@@ -446,7 +446,8 @@ func (r *Restorer) Remember(ctx context.Context, record events.Record, ttl time.
 	if record.Meta.IdempotencyKey == "" || left <= 0 {
 		return nil
 	}
-	id, offset, partition := record.ID, int64(0), 0
+	var id string
+	offset, partition := int64(0), 0
 	switch e := record.Event.(type) { //nolint:gochecksumtype // those that have a key
 	case events.MessagePublished:
 		id, offset, partition = e.MessageID, e.Offset, e.Partition

@@ -245,7 +245,7 @@ func (s *State) subscribe(r events.Record, e events.SubscriptionCreated) {
 	g := &Group{Highest: 1, items: map[itemKey]Item{}}
 	left := e.Joined.Backlog // of an event that does not say where
 	for i, p := range t.Partitions {
-		start := p.Next
+		var start int64
 		if i < len(e.Joined.Offsets) {
 			start = e.Joined.Offsets[i]
 		} else {
