@@ -18,8 +18,8 @@ func commitUnsealed(b *testing.B, w *writer, from events.Position, records []eve
 	require.NoError(b, err)
 	tables, err := c.statements()
 	require.NoError(b, err)
-	moved := statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint)`, params: [][]byte{
-		[]byte(Name), binary.BigEndian.AppendUint16(nil, 0), bigint(int64(from)), bigint(int64(records[len(records)-1].Position)),
+	moved := statement{sql: `SELECT advance_checkpoint($1::text, $2::smallint, $3::bigint, $4::bigint, $5::int, $6::text)`, params: [][]byte{
+		[]byte(Name), binary.BigEndian.AppendUint16(nil, 0), bigint(int64(from)), bigint(int64(records[len(records)-1].Position)), integer(w.version), []byte(w.logRun),
 	}}
 	require.NoError(b, w.run(b.Context(), append([]statement{moved, history}, tables...)))
 }

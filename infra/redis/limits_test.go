@@ -35,7 +35,7 @@ func (b *testBundle) listen(ctx context.Context, t testing.TB) {
 	for _, s := range b.log.shards {
 		heard := s.folded.wait(1)
 		require.Eventually(t, func() bool {
-			_ = b.client.Publish(ctx, s.keys.wake(), "f 1").Err()
+			_ = b.client.Publish(ctx, s.keys.wake(), "f 1 0").Err()
 			select {
 			case <-heard.done:
 				return true

@@ -126,7 +126,7 @@ func TestAConnectionForWakeUpsThatHangsIsNoticed(t *testing.T) {
 	requireDropped(true)
 	// all that was told before this is heard
 	s := behind.shards[topic.shard]
-	require.NoError(t, b.client.Publish(ctx, s.keys.wake(), "f 42").Err())
+	require.NoError(t, b.client.Publish(ctx, s.keys.wake(), "f 42 0").Err())
 	heard := s.folded.wait(42)
 	<-heard.done
 	// a connection that is only silent is kept

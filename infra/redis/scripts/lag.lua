@@ -3,7 +3,7 @@
 -- KEYS[1]  the shard's log
 -- ARGV     prefix
 --
--- Answers {now, entries that are not folded, the last folded entry's id or '',
+-- Answers {now, entries that are not folded (an upper bound where they are many), the last folded entry's id or '',
 -- the last entry's id or ''}.
 local log, prefix = KEYS[1], ARGV[1]
 local clock = redis.call('TIME')
@@ -13,11 +13,15 @@ if redis.call('EXISTS', log) == 0 then return { now, 0, folded, folded } end
 local info = redis.call('XINFO', 'STREAM', log)
 local stream = {}
 for i = 1, #info, 2 do stream[info[i]] = info[i + 1] end
--- What is folded is trimmed soon, by hundreds: few are left to be counted.
-local kept, from = 0, '-'
+local last = stream['last-generated-id']
+if last == folded then return { now, 0, folded, last } end
+-- What is folded stays a while, so what is not is counted. Past so many it is all there are.
+local COUNT_MAX = 2000
+local waiting, from = 0, '(' .. folded
 repeat
-  local read = redis.call('XRANGE', log, from, folded, 'COUNT', 100)
-  kept = kept + #read
+  local read = redis.call('XRANGE', log, from, '+', 'COUNT', 100)
+  waiting = waiting + #read
   if #read > 0 then from = '(' .. read[#read][1] end
-until #read < 100 or kept >= 10000
-return { now, math.max(stream['length'] - kept, 0), folded, stream['last-generated-id'] }
+until #read < 100 or waiting >= COUNT_MAX
+if waiting >= COUNT_MAX then waiting = stream['length'] end
+return { now, waiting, folded, last }

@@ -32,7 +32,7 @@ if redis.call('EXISTS', log) == 0 then return 0 end
 local floor = folded
 local clock = redis.call('TIME')
 local kept = string.format('%d-0', tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000) - tonumber(ARGV[3]))
-if before(kept, floor) then floor = kept end
+if tonumber(ARGV[3]) > 0 and before(kept, floor) then floor = kept end
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', log)) do
   local g = {}
   for i = 1, #info, 2 do g[info[i]] = info[i + 1] end
