@@ -73,6 +73,9 @@ func TestAnErasedPayloadLeavesTheLeaf(t *testing.T) {
 		if e.Kind() != KindMessagePublished && e.Kind() != KindMessageScheduled {
 			continue
 		}
+		if bytes.Contains(data, []byte(`"erasedSha256"`)) {
+			continue // it is already
+		}
 		n++
 		record.Data = erased(t, data)
 		require.NotEqual(t, string(data), string(record.Data))
