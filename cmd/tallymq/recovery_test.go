@@ -333,8 +333,9 @@ type randomCalls struct {
 	queues []string
 	subs   map[string]string // queue of a subscription
 	leased map[string][]map[string]any
-	sent   int
-	ids    []string
+	// sent counts calls that publish, and subscribed those that subscribe.
+	sent, subscribed int
+	ids              []string
 }
 
 func (l *randomCalls) step() {
@@ -355,8 +356,9 @@ func (l *randomCalls) step() {
 	case dice < 43:
 		l.post("/messages/"+l.ids[l.rand.IntN(len(l.ids))]+"/cancel", "{}")
 	case dice < 45:
+		l.subscribed++
 		id := text(l.post("/subscriptions", fmt.Sprintf(`{"queue":%q,"consumerGroup":"g%d","consumerName":"c%d","offsetResetPolicy":%q,"maxPollRecords":1000,"handlerConfig":{"ordered":%t},"retryDelayMs":%d,"maxRetryAttempts":2}`,
-			queue, l.rand.IntN(4), l.sent, []string{"earliest", "latest"}[l.rand.IntN(2)], l.rand.IntN(2) == 0, l.rand.IntN(2)*1_000_000)).is(http.StatusCreated)["id"])
+			queue, l.rand.IntN(4), l.subscribed, []string{"earliest", "latest"}[l.rand.IntN(2)], l.rand.IntN(2) == 0, l.rand.IntN(2)*1_000_000)).is(http.StatusCreated)["id"])
 		l.subs[id] = queue
 	case dice < 46 && len(l.subs) > 3:
 		sub := l.anySub()
