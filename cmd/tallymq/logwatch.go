@@ -139,8 +139,12 @@ func (l *logStore) look(ctx context.Context, client goredis.UniversalClient, isR
 	if f.sight.Run != f.run.process {
 		return f, errAgain
 	}
-	if f.lost = lacking(f.sight, folded, f.run.epoch); f.lost == "" {
-		l.lostIn = ""
+	if f.lost = lacking(f.sight, folded, f.run.epoch); f.lost != "" {
+		return f, nil
+	}
+	l.lostIn = ""
+	if f.sight.IsOlder {
+		return f, redis.Found(ctx, client, l.prefix, l.shards, f.run.epoch) //nolint:wrapcheck // says what it does
 	}
 	return f, nil
 }

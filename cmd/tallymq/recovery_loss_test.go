@@ -312,3 +312,71 @@ func (r *lossRun) unsettled() int64 {
 	}
 	return total
 }
+
+// A store of an earlier version, whose Redis has one name for all its logs, goes on as it is.
+func TestAStoreOfAnEarlierVersionGoesOn(t *testing.T) {
+	t.Parallel()
+	b := setupRecovery(t)
+	b.queue("q", "")
+	sub := b.subscription("q", "g", "")
+	b.post("/publish", `{"queue":"q","payload":1}`).is(http.StatusCreated)
+	b.folded()
+	require.NoError(t, b.stop())
+	i := startRoles(t, b.cfg, roles{roleCommand})
+	i.post("/publish", `{"queue":"q","payload":2}`, "Prefer", "respond-async").is(http.StatusAccepted)
+	require.NoError(t, i.stop())
+	// given that it is as an earlier version left it, with something that is not folded
+	var epoch string
+	require.NoError(t, b.pool.QueryRow(t.Context(), `SELECT value FROM store_settings WHERE name = 'log_epoch'`).Scan(&epoch))
+	for shard := range b.cfg.Shards {
+		require.NoError(t, b.client.Del(t.Context(), fmt.Sprintf("%s{%d}:epoch", b.cfg.RedisKeyPrefix, shard)).Err())
+	}
+	require.NoError(t, b.client.Set(t.Context(), b.cfg.RedisKeyPrefix+"epoch", epoch, 0).Err())
+	// when this one starts, nothing is put back and nothing lost
+	b.instance = start(t, b.cfg, "")
+	seen := 0
+	for seen < 2 {
+		messages := b.pull(sub)
+		b.ack(sub, messages...)
+		seen += len(messages)
+	}
+	b.folded()
+	b.verified()
+	var epochs int
+	require.NoError(t, b.pool.QueryRow(t.Context(), `SELECT count(*) FROM log_epochs`).Scan(&epochs))
+	require.Equal(t, 1, epochs)
+}
+
+// An instance whose REDIS_URL names another Redis does nobody harm: it waits, as others see the
+// log where it is.
+func TestAnInstanceWithAnotherRedisWaits(t *testing.T) {
+	t.Parallel()
+	b := setupRecovery(t)
+	b.queue("q", "")
+	eventually(t, "the log is seen", func() bool {
+		last, _, err := postgres.LastSeen(t.Context(), b.pool)
+		require.NoError(t, err)
+		return last != ""
+	})
+	cfg := b.cfg
+	other := ownStores(t)
+	cfg.RedisURL = other.redis.URL()
+	ctx, cancel := context.WithTimeout(t.Context(), logSeenFor+2*time.Second)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- runService(ctx, cfg, slog.New(slog.DiscardHandler), options{host: "127.0.0.1", onReady: func(string) { assert.Fail(t, "it serves") }})
+	}()
+	for ctx.Err() == nil {
+		b.post("/publish", `{"queue":"q","payload":1}`).is(http.StatusCreated)
+		<-time.After(20 * time.Millisecond)
+	}
+	require.NoError(t, <-ended)
+	var epochs int
+	require.NoError(t, b.pool.QueryRow(t.Context(), `SELECT count(*) FROM log_epochs`).Scan(&epochs))
+	require.Equal(t, 1, epochs)
+	// where nobody sees it elsewhere any more, it is put back there
+	require.NoError(t, b.stop())
+	b.instance = start(t, cfg, "")
+	b.post("/publish", `{"queue":"q","payload":1}`).is(http.StatusCreated)
+}

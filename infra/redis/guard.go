@@ -154,6 +154,9 @@ type Sight struct {
 	// end.
 	Epochs []string
 	Ends   []events.Position
+	// IsOlder says that the logs are known by one name alone, as earlier versions had it: see
+	// [Found].
+	IsOlder bool
 }
 
 // Look finds out what a Redis process has. The client is to have one connection, so that all
@@ -162,10 +165,10 @@ func Look(ctx context.Context, client goredis.UniversalClient, prefix string, sh
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	s := Sight{}
-	var info *goredis.StringCmd
+	var info, older *goredis.StringCmd
 	epochs, logs := make([]*goredis.StringCmd, shards), make([]*goredis.XInfoStreamCmd, shards)
 	_, err := client.TxPipelined(ctx, func(p goredis.Pipeliner) error {
-		info = p.Info(ctx, "server")
+		info, older = p.Info(ctx, "server"), p.Get(ctx, prefix+"epoch")
 		for n := range shards {
 			k := shardKeys(prefix, n)
 			epochs[n], logs[n] = p.Get(ctx, k.epoch()), p.XInfoStream(ctx, k.log())
@@ -184,7 +187,11 @@ func Look(ctx context.Context, client goredis.UniversalClient, prefix string, sh
 		if err := epochs[n].Err(); err != nil && !errors.Is(err, goredis.Nil) {
 			return s, fmt.Errorf("look at Redis: %w", err)
 		}
-		s.Epochs = append(s.Epochs, epochs[n].Val())
+		epoch := epochs[n].Val()
+		if epoch == "" && older.Val() != "" {
+			epoch, s.IsOlder = older.Val(), true
+		}
+		s.Epochs = append(s.Epochs, epoch)
 		end := events.Position(0)
 		if err := logs[n].Err(); err == nil {
 			if end, err = parsePosition(logs[n].Val().LastGeneratedID); err != nil {
@@ -200,7 +207,8 @@ func Look(ctx context.Context, client goredis.UniversalClient, prefix string, sh
 
 func isNoKey(err error) bool { return err != nil && err.Error() == "ERR no such key" }
 
-// Found begins the life of an empty log: nothing was ever folded of it.
+// Found gives every shard the epoch, where it has none: of a log of which nothing was ever
+// folded, or which an earlier version began.
 func Found(ctx context.Context, client goredis.UniversalClient, prefix string, shards int, epoch string) error {
 	for n := range shards {
 		if err := client.SetNX(ctx, shardKeys(prefix, n).epoch(), epoch, 0).Err(); err != nil {
