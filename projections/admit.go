@@ -29,7 +29,7 @@ const restoring = "restoring "
 // Freeze lets no projector fold any more, until [Admit] lets one, and returns how far each
 // shard is folded. Whoever calls it holds the lock of who puts the log back.
 func Freeze(ctx context.Context, db Beginner, name, epoch string, shards int) ([]events.Position, error) {
-	return admit(ctx, db, restoring+name, epoch, shards, true)
+	return Admit(ctx, db, restoring+name, epoch, shards, true)
 }
 
 // Admit lets projectors fold from one run of the log alone (see [Config].Run), and returns
@@ -37,10 +37,6 @@ func Freeze(ctx context.Context, db Beginner, name, epoch string, shards int) ([
 // refused. epoch is what the log must be known by still. It returns [ErrRestoring] where
 // somebody else puts the log back, unless isRestorer says that it is the caller who did.
 func Admit(ctx context.Context, db Beginner, run, epoch string, shards int, isRestorer bool) (folded []events.Position, err error) {
-	return admit(ctx, db, run, epoch, shards, isRestorer)
-}
-
-func admit(ctx context.Context, db Beginner, run, epoch string, shards int, isRestorer bool) (folded []events.Position, err error) {
 	err = pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `INSERT INTO projection_checkpoints (projection, shard, position) SELECT $1, n, 0 FROM generate_series(0, $2 - 1) n
 			ON CONFLICT DO NOTHING`, Name, shards); err != nil {

@@ -108,7 +108,7 @@ func (p *putter) topic(ctx context.Context, t *restore.Topic) error {
 	if err := p.aggregates(ctx, t); err != nil {
 		return err
 	}
-	partitions, err := p.partitions(ctx, t, next)
+	partitions, err := p.partitions(ctx, t)
 	if err != nil {
 		return err
 	}
@@ -217,11 +217,11 @@ func (p *putter) aggregates(ctx context.Context, t *restore.Topic) error {
 }
 
 // partitions puts back what stands in a topic's partitions.
-func (p *putter) partitions(ctx context.Context, t *restore.Topic, next []int64) ([]redis.RestoredPartition, error) {
+func (p *putter) partitions(ctx context.Context, t *restore.Topic) ([]redis.RestoredPartition, error) {
 	out := make([]redis.RestoredPartition, len(t.Partitions))
 	for i, part := range t.Partitions {
 		low := t.Low(i)
-		one := redis.RestoredPartition{Next: max(next[i], part.Next)}
+		one := redis.RestoredPartition{Next: part.Next}
 		if low > part.First {
 			one.TrimmedMs = part.Entries[low-1-part.First].Position.Ms()
 		}

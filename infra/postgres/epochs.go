@@ -25,12 +25,6 @@ func FixEpoch(ctx context.Context, pool *pgxpool.Pool, first string) (string, er
 	return epoch, nil
 }
 
-// AdoptEpoch takes on the epoch that a Redis of this store has: Postgres came back without
-// what it committed last, and that was among it.
-func AdoptEpoch(ctx context.Context, pool *pgxpool.Pool, from, epoch string) error {
-	return RaiseEpoch(ctx, pool, from, epoch, "Postgres had forgotten it")
-}
-
 // BeginAnew makes a store that was copied one of its own: a Redis of the store that it was
 // copied from is another's from then on.
 func BeginAnew(ctx context.Context, pool *pgxpool.Pool, first string) error {

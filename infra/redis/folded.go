@@ -191,16 +191,6 @@ func (l *Log) recheckMoves() {
 	}
 }
 
-// Folded returns how far a shard was folded by the last announcement, 0 if there
-// was none. It is a lower bound: Postgres knows exactly.
-func (l *Log) Folded(ctx context.Context, shardNo int) (events.Position, error) {
-	at, err := storedPosition(ctx, l.client, l.shards[shardNo].keys.folded())
-	if err != nil {
-		return 0, fmt.Errorf("folded position: %w", err)
-	}
-	return at, nil
-}
-
 // storedPosition reads a position, stored as an entry's id, 0 where there is none.
 func storedPosition(ctx context.Context, client goredis.UniversalClient, key string) (events.Position, error) {
 	id, err := client.Get(ctx, key).Result()

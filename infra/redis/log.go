@@ -202,7 +202,7 @@ func gather(group []*call, calls <-chan *call) ([]*call, *call) {
 }
 
 func (l *Log) appendGroup(s *shard, group []*call) {
-	n := 3
+	n := 4 // and the epoch, see run
 	for _, c := range group {
 		n += len(c.args)
 	}
